@@ -1,0 +1,5 @@
+module github.com/zmqgrace/zmqgrace
+
+go 1.25
+
+require github.com/pebbe/zmq4 v1.4.0

@@ -1,0 +1,129 @@
+package zmqgrace
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+// A Handler serves one message. It runs on the loop goroutine, so while it runs nothing else is received
+// or sent. Its ctx carries the values of Run's ctx and is not cancelled by a signal: the handler has the
+// drain to finish. It is cancelled, with the cause of the end, when the drain has used up its time or the
+// end is forced.
+//
+// An error concerns this message alone: it is counted and logged, and the server goes on, because bad
+// input must not stop a server. [ErrStop] ends the server gracefully. On REP a handler that returns
+// without a reply has an empty one sent for it, since the socket would be stuck otherwise.
+//
+// A panic is not recovered: the replies already given are flushed, for at most a second, and then the
+// process dies with the original value and stack.
+type Handler func(ctx context.Context, m *Message) error
+
+// A Message is what arrived on a socket.
+type Message struct {
+	Socket *Socket  // where it arrived
+	Frames [][]byte // the body; the handler owns it for ever
+
+	envelope [][]byte
+	reply    atomic.Int32 // one of the reply states
+	since    time.Time    // when its handler was called
+}
+
+// The states of a message's reply.
+const (
+	replyOpen  = iota
+	replyGiven // by Reply
+	replyLate  // REP: the handler has returned, and an empty reply went out in its place
+)
+
+// splitEnvelope tells what a ROUTER put before a message, and what its peer put there for the way back,
+// from the message itself. The routing id is always envelope. An empty frame directly behind it is the
+// delimiter of a REQ, unless it is the last: then it is what a DEALER sent. Behind another broker the
+// body begins with the next routing id.
+func splitEnvelope(t zmq4.Type, frames [][]byte) (envelope, body [][]byte) {
+	n := 0
+	if t == zmq4.ROUTER {
+		n = 1
+		if len(frames) > 2 && len(frames[1]) == 0 {
+			n = 2
+		}
+	}
+	// A handler that appends to the envelope must not write over its own body.
+	return frames[:n:n], frames[n:]
+}
+
+// Envelope returns what Reply puts in front of its frames: on ROUTER the routing id of the peer, and the
+// empty delimiter if there was one. It is empty on all other types. The slice must not be changed.
+func (m *Message) Envelope() [][]byte { return m.envelope }
+
+// Reply sends frames back the way the message came; without frames, one empty frame. It copies them, puts
+// them on the socket's outbox and returns: it never blocks, and any goroutine may call it. REP, ROUTER,
+// DEALER, PAIR and XPUB can reply; on an XPUB the reply is published.
+//
+// A reply belongs to its message: it is an error, and nothing is sent, to reply a second time, on a REP
+// after the handler has returned, or once the flush has begun ([ErrClosed]).
+func (m *Message) Reply(frames ...[]byte) error {
+	s := m.Socket
+	if !canReply(s.typ) {
+		return fmt.Errorf("zmqgrace: reply on socket %q: a %v can't reply", s.name, s.typ)
+	}
+	if !m.reply.CompareAndSwap(replyOpen, replyGiven) {
+		if m.reply.Load() == replyLate {
+			return fmt.Errorf("zmqgrace: reply on socket %q: too late, the handler had returned and a REP can't wait", s.name)
+		}
+		return fmt.Errorf("zmqgrace: reply on socket %q: the message was already replied to", s.name)
+	}
+	if len(frames) == 0 {
+		frames = [][]byte{nil}
+	}
+	out := outgoing{frames: copyFrames(m.envelope, frames), reply: true}
+	if err := s.push(out, s); err != nil {
+		return fmt.Errorf("zmqgrace: reply on socket %q: %w", s.name, err)
+	}
+	return nil
+}
+
+// routingID is the peer's, in hex; empty where there is none.
+func (m *Message) routingID() string {
+	if len(m.envelope) == 0 {
+		return ""
+	}
+	return hex.EncodeToString(m.envelope[0])
+}
+
+func canReceive(t zmq4.Type) bool { return t != zmq4.PUSH && t != zmq4.PUB }
+
+func canSend(t zmq4.Type) bool { return t != zmq4.PULL && t != zmq4.SUB && t != zmq4.REP }
+
+func canReply(t zmq4.Type) bool {
+	switch t {
+	case zmq4.REP, zmq4.ROUTER, zmq4.DEALER, zmq4.PAIR, zmq4.XPUB:
+		return true
+	}
+	return false
+}
+
+// copyFrames copies a message into one piece of memory.
+func copyFrames(envelope, body [][]byte) [][]byte {
+	size := 0
+	for _, f := range envelope {
+		size += len(f)
+	}
+	for _, f := range body {
+		size += len(f)
+	}
+	buf := make([]byte, 0, size)
+	frames := make([][]byte, 0, len(envelope)+len(body))
+	for _, part := range [2][][]byte{envelope, body} {
+		for _, f := range part {
+			from := len(buf)
+			buf = append(buf, f...)
+			frames = append(frames, buf[from:len(buf):len(buf)])
+		}
+	}
+	return frames
+}

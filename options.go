@@ -1,0 +1,232 @@
+package zmqgrace
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+// The defaults of the options.
+const (
+	DefaultGrace       = 25 * time.Second       // Kubernetes kills after 30 s
+	DefaultReadyDelay  = 0 * time.Second        // drain at once
+	DefaultDrainQuiet  = 250 * time.Millisecond // outlasts a round trip of 200 ms
+	DefaultDrainLimit  = 5 * time.Second        // clients that never pause make no quiet
+	DefaultLinger      = 5 * time.Second        // for peers that read slowly
+	DefaultPollTimeout = 1 * time.Second        // as in the usual loop
+)
+
+// An Option sets how a [Runner] serves and ends. Values are checked in [New], all at once.
+type Option func(*options)
+
+type options struct {
+	context     *zmq4.Context
+	ownContext  bool
+	signals     []os.Signal
+	grace       time.Duration
+	readyDelay  time.Duration
+	drainQuiet  time.Duration
+	drainLimit  time.Duration
+	linger      time.Duration
+	pollTimeout time.Duration
+	logger      *slog.Logger
+	hook        func(Phase)
+	bad         []error
+}
+
+func buildOptions(opts []Option) (options, error) {
+	o := options{
+		ownContext:  true,
+		signals:     []os.Signal{syscall.SIGINT, syscall.SIGTERM},
+		grace:       DefaultGrace,
+		readyDelay:  DefaultReadyDelay,
+		drainQuiet:  DefaultDrainQuiet,
+		drainLimit:  DefaultDrainLimit,
+		linger:      DefaultLinger,
+		pollTimeout: DefaultPollTimeout,
+		logger:      slog.Default(),
+	}
+	for i, opt := range opts {
+		if opt == nil {
+			o.reject("option %d is nil", i+1)
+			continue
+		}
+		opt(&o)
+	}
+	o.validate()
+	if len(o.bad) > 0 {
+		return o, fmt.Errorf("zmqgrace: New: %w", errors.Join(o.bad...))
+	}
+	return o, nil
+}
+
+// validate checks the values that the options left, also against each other.
+func (o *options) validate() {
+	o.atLeastZero("WithReadyDelay", o.readyDelay)
+	o.atLeastZero("WithDrainQuiet", o.drainQuiet)
+	o.atLeastZero("WithDrainLimit", o.drainLimit)
+	if o.grace <= 0 {
+		o.reject("WithGrace(%v): the grace must be positive", o.grace)
+	} else if o.readyDelay >= o.grace {
+		o.reject("WithReadyDelay(%v): the delay must be shorter than the grace of %v, which it is part of", o.readyDelay, o.grace)
+	}
+	if o.linger < 0 && o.linger != -1 {
+		o.reject("WithLinger(%v): a linger is positive, 0 to drop, or -1 for all the budget", o.linger)
+	}
+	if o.pollTimeout == 0 {
+		o.reject("WithPollTimeout(0): the loop would never sleep; give a positive timeout, or a negative one for no limit")
+	}
+}
+
+func (o *options) atLeastZero(name string, d time.Duration) {
+	if d < 0 {
+		o.reject("%s(%v): the duration must not be negative", name, d)
+	}
+}
+
+func (o *options) reject(format string, args ...any) {
+	o.bad = append(o.bad, fmt.Errorf(format, args...))
+}
+
+// WithContext has the Runner make its sockets in ctx rather than in a context of its own. The Runner
+// takes ctx over: it terminates it when it ends, so every other socket in it must be closed by then.
+func WithContext(ctx *zmq4.Context) Option {
+	return func(o *options) {
+		if ctx == nil {
+			o.reject("WithContext(nil): give a context, or leave the option out for one of the Runner's own")
+		}
+		o.context, o.ownContext = ctx, false
+	}
+}
+
+// WithSignals names the signals that end the server, instead of SIGINT and SIGTERM. WithSignals() with
+// none installs no handler: end the server by cancelling the context of [Runner.Run], or with [Runner.Shutdown].
+func WithSignals(signals ...os.Signal) Option {
+	return func(o *options) {
+		for _, s := range signals {
+			if s == nil || s == os.Kill {
+				o.reject("WithSignals(%v): no program can catch that signal", s)
+			}
+		}
+		o.signals = append([]os.Signal{}, signals...)
+	}
+}
+
+// WithGrace sets the whole budget from the signal until Run returns: ready delay, drain, flush, linger
+// and term. It must be positive. The default is [DefaultGrace]. Whoever kills the process afterwards
+// (Kubernetes: terminationGracePeriodSeconds, systemd: TimeoutStopSec) must wait longer than this.
+func WithGrace(d time.Duration) Option { return func(o *options) { o.grace = d } }
+
+// WithReadyDelay keeps the server serving as before for d after the signal, in phase [Announced], so
+// that load balancers see the failing readiness probe before the drain begins. It is part of the grace
+// and must be shorter. The default is 0: no delay.
+func WithReadyDelay(d time.Duration) Option { return func(o *options) { o.readyDelay = d } }
+
+// WithDrainQuiet sets how long a socket must have been silent to count as drained. A pause of the
+// network longer than d (a round trip, a retransmission) looks like the end. 0 means that the first
+// empty moment is enough. The default is [DefaultDrainQuiet]; 50 ms will do on a LAN.
+func WithDrainQuiet(d time.Duration) Option { return func(o *options) { o.drainQuiet = d } }
+
+// WithDrainLimit sets how long the drain insists on quiet, for clients that never pause: from then on
+// the first moment with nothing to read and nothing in flight ends it, and the report says Busy. It is
+// cut to half of the time that the drain has. 0 means at once. The default is [DefaultDrainLimit].
+func WithDrainLimit(d time.Duration) Option { return func(o *options) { o.drainLimit = d } }
+
+// WithLinger sets how long a socket may take at its end to hand to the kernel what was sent on it.
+// It never goes beyond the grace. 0 drops at once what the peers have not taken; -1 means all that is
+// left of the grace. The default is [DefaultLinger]; SUB and XSUB have 0 unless [WithSocketLinger] says otherwise.
+func WithLinger(d time.Duration) Option { return func(o *options) { o.linger = d } }
+
+// WithPollTimeout sets the longest sleep of the loop while it serves. It has no effect on latency:
+// messages, sends and signals wake the loop at once. A negative timeout means no limit; 0 is an
+// error. The default is [DefaultPollTimeout].
+func WithPollTimeout(d time.Duration) Option { return func(o *options) { o.pollTimeout = d } }
+
+// WithLogger sets where the Runner logs its phases (Info), a handler's errors (Warn, sampled) and an
+// incomplete end (Error). The default is [slog.Default].
+func WithLogger(l *slog.Logger) Option {
+	return func(o *options) {
+		if l == nil {
+			o.reject("WithLogger(nil): give a logger; slog.New(slog.DiscardHandler) logs nothing")
+		}
+		o.logger = l
+	}
+}
+
+// WithPhaseHook has fn called with every phase that the Runner enters, in order, on a goroutine of its
+// own, so that fn never delays the server. The end of the Runner waits for fn to have seen [Done], but
+// no longer than the grace allows, and hardly at all when the end is forced.
+func WithPhaseHook(fn func(Phase)) Option {
+	return func(o *options) {
+		if fn == nil {
+			o.reject("WithPhaseHook(nil): give a function")
+		}
+		o.hook = fn
+	}
+}
+
+// A SocketOption sets what is particular to one socket. Values are checked where the socket is made.
+type SocketOption func(*socketOptions)
+
+type socketOptions struct {
+	name   string
+	linger time.Duration
+	quiet  time.Duration
+	bad    []error
+}
+
+// buildSocketOptions starts from the Runner's values, as far as they make sense for the type: what a SUB
+// lingers over are subscriptions, and a publisher's stream has no end to wait for.
+func buildSocketOptions(t zmq4.Type, o *options, name string, opts []SocketOption) (socketOptions, error) {
+	so := socketOptions{name: name, linger: o.linger, quiet: o.drainQuiet}
+	switch t {
+	case zmq4.SUB, zmq4.XSUB:
+		so.linger, so.quiet = 0, 0
+	case zmq4.PUB, zmq4.XPUB:
+		so.quiet = 0
+	}
+	for i, opt := range opts {
+		if opt == nil {
+			so.bad = append(so.bad, fmt.Errorf("socket option %d is nil", i+1))
+			continue
+		}
+		opt(&so)
+	}
+	return so, errors.Join(so.bad...)
+}
+
+// WithName names the socket in the report, in errors and in logs. The default is its type and number: "rep-1".
+func WithName(name string) SocketOption {
+	return func(so *socketOptions) {
+		if name == "" {
+			so.bad = append(so.bad, errors.New(`WithName(""): give a name`))
+		}
+		so.name = name
+	}
+}
+
+// WithSocketLinger is [WithLinger] for one socket.
+func WithSocketLinger(d time.Duration) SocketOption {
+	return func(so *socketOptions) {
+		if d < 0 && d != -1 {
+			so.bad = append(so.bad, fmt.Errorf("WithSocketLinger(%v): a linger is positive, 0 to drop, or -1 for all the budget", d))
+		}
+		so.linger = d
+	}
+}
+
+// WithSocketQuiet is [WithDrainQuiet] for one socket. SUB, XSUB, PUB and XPUB have 0 by default: a SUB
+// ends at its first empty moment, since most publishers never pause.
+func WithSocketQuiet(d time.Duration) SocketOption {
+	return func(so *socketOptions) {
+		if d < 0 {
+			so.bad = append(so.bad, fmt.Errorf("WithSocketQuiet(%v): the duration must not be negative", d))
+		}
+		so.quiet = d
+	}
+}

@@ -1,0 +1,262 @@
+package zmqgrace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+const (
+	// peerPatience is how long a peer at its high-water mark may take nothing before what it is owed is
+	// dropped. It bounds what one frozen client costs the others, and the end.
+	peerPatience = time.Second
+
+	// retryTick is how soon a send is tried again where libzmq can't tell when it will work: POLLOUT says
+	// nothing on a mandatory ROUTER and on a publisher that must not drop (router.cpp, xpub.cpp).
+	retryTick = time.Millisecond
+)
+
+// outgoing is one whole message on its way out.
+type outgoing struct {
+	frames [][]byte
+	reply  bool // a Reply: its peer may go on with another request, so quiet begins anew when it leaves
+}
+
+// outbox is where handlers and other goroutines leave messages for the loop to send. The socket's mutex
+// guards it.
+type outbox struct {
+	queue  []outgoing    // that the loop has not taken yet
+	size   int           // of the queue and of what the loop has taken and not sent
+	limit  int           // the socket's SNDHWM; 0: none
+	room   chan struct{} // closed when there is room again; nil when nobody waits
+	paused []*Socket     // that receive nothing until there is room: their handlers sent to this full outbox
+	shut   bool          // the flush has begun
+
+	hopeless bool // the drain limit is over and nothing moves: nobody waits for room any more
+}
+
+func (o *outbox) full() bool { return o.limit > 0 && o.size >= o.limit }
+
+// Send sends one whole message; it copies the frames. Without frames it sends one empty frame. On a
+// ROUTER the first frame is the routing id of the peer and at least one more must follow: libzmq drops a
+// lone one silently. On an XSUB it sends subscriptions. PULL, SUB and REP can't send. Any goroutine may call it.
+//
+// With the ctx of a handler, or one derived from it, it never blocks: when the outbox is full (it has as
+// many messages as the socket's SNDHWM; that comes on top of libzmq's own queues) the socket where the
+// handler's message came from is paused until there is room. With any other ctx it blocks until there
+// is room, or ctx ends, which is looked at only while waiting, or, with [ErrClosed], the flush begins or the drain
+// limit is over and nothing was taken for a second. Before Run it never blocks either: a full outbox is [ErrFull].
+//
+// Nil says that the message is on the outbox, not that anybody has it.
+func (s *Socket) Send(ctx context.Context, frames ...[]byte) error {
+	if err := s.send(ctx, frames); err != nil {
+		return fmt.Errorf("zmqgrace: send on socket %q: %w", s.name, err)
+	}
+	return nil
+}
+
+func (s *Socket) send(ctx context.Context, frames [][]byte) error {
+	if !canSend(s.typ) {
+		if s.typ == zmq4.REP {
+			return errors.New("a REP sends with Message.Reply")
+		}
+		return fmt.Errorf("a %v only receives", s.typ)
+	}
+	if s.typ == zmq4.ROUTER && len(frames) < 2 {
+		return errors.New("a ROUTER needs the routing id of the peer and at least one more frame")
+	}
+	if len(frames) == 0 {
+		frames = [][]byte{nil}
+	}
+	out := outgoing{frames: copyFrames(nil, frames)}
+	if source, ok := callerOf(ctx, s.r); ok {
+		return s.push(out, source)
+	}
+	for {
+		room, err := s.tryPush(out)
+		if room == nil {
+			return err
+		}
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// push puts out on the outbox however full it is; if it is full then, source is paused until there is room.
+func (s *Socket) push(out outgoing, source *Socket) error {
+	s.mu.Lock()
+	if s.outbox.shut {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.add(out)
+	// A ROUTER sets what a slow peer can't take aside, one peer at a time, and pauses nobody.
+	if s.outbox.full() && source != nil && s.typ != zmq4.ROUTER {
+		source.pauses.Add(1)
+		s.outbox.paused = append(s.outbox.paused, source)
+	}
+	s.mu.Unlock()
+	s.r.loop.notice(s)
+	return nil
+}
+
+// tryPush puts out on the outbox if there is room. Otherwise it returns a channel that is closed when it is
+// worth trying again.
+func (s *Socket) tryPush(out outgoing) (room <-chan struct{}, err error) {
+	running := s.r.Phase() != Idle
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.outbox.shut:
+		return nil, ErrClosed
+	case !s.outbox.full():
+		s.add(out)
+		s.r.loop.notice(s)
+		return nil, nil
+	case !running:
+		return nil, ErrFull
+	case s.outbox.hopeless:
+		return nil, ErrClosed
+	}
+	if s.outbox.room == nil {
+		s.outbox.room = make(chan struct{})
+	}
+	return s.outbox.room, nil
+}
+
+func (s *Socket) add(out outgoing) {
+	s.outbox.queue = append(s.outbox.queue, out)
+	s.outbox.size++
+}
+
+// release lets those go on that wait for room. The caller holds the mutex.
+func (s *Socket) release() {
+	if s.outbox.room != nil {
+		close(s.outbox.room)
+		s.outbox.room = nil
+	}
+	for _, source := range s.outbox.paused {
+		source.pauses.Add(-1)
+	}
+	s.outbox.paused = nil
+}
+
+// giveUp tells those who wait for room that none will come.
+func (s *Socket) giveUp() {
+	s.mu.Lock()
+	s.outbox.hopeless = true
+	s.release()
+	s.mu.Unlock()
+}
+
+// shutOutbox refuses whatever comes from now on, and lets go who waits.
+func (s *Socket) shutOutbox() {
+	s.mu.Lock()
+	s.outbox.shut = true
+	s.release()
+	s.mu.Unlock()
+}
+
+// delivery is the loop's side of an outbox: what it has taken and libzmq has not.
+type delivery struct {
+	taken   []outgoing
+	held    map[string]*heldPeer // ROUTER: peers at their high-water mark, by routing id
+	holding int                  // messages held
+	retried time.Time            // when the held were last tried
+	fresh   bool                 // ZMQ_EVENTS was read in this delivery
+	moved   time.Time            // when libzmq last took something, or the first message got stuck
+	nodrop  bool                 // PUB, XPUB in the flush: libzmq refuses rather than drops
+}
+
+// pending reports whether something waits for libzmq to take it.
+func (d *delivery) pending() bool { return len(d.taken) > 0 || d.holding > 0 }
+
+// tally is what became of messages in one delivery.
+type tally struct {
+	off        int // messages that are off the outbox, for whatever reason
+	sent       int
+	unroutable int
+	dropped    int
+	unsent     int
+	replied    bool
+}
+
+// deliver hands to libzmq what it takes of the outbox, without blocking. Only the owner of the socket calls it.
+func (s *Socket) deliver(now time.Time) {
+	d := &s.delivery
+	was := d.pending()
+	s.mu.Lock()
+	s.noticed.Store(false)
+	d.taken = append(d.taken, s.outbox.queue...)
+	clear(s.outbox.queue)
+	s.outbox.queue = s.outbox.queue[:0]
+	s.mu.Unlock()
+
+	var t tally
+	if s.typ == zmq4.ROUTER {
+		s.route(now, &t)
+	} else {
+		s.sendInOrder(now, &t)
+	}
+	if t.sent > 0 || !was {
+		d.moved = now
+	}
+	if t.replied {
+		s.touch()
+	}
+	s.mu.Lock()
+	s.counts.Sent += t.sent
+	s.counts.Unroutable += t.unroutable
+	s.counts.Dropped += t.dropped
+	s.counts.Unsent += t.unsent
+	s.counts.Queued = d.holding
+	s.outbox.size -= t.off
+	// Half-way down, so that those who wait are not woken for every single message.
+	if s.outbox.size <= s.outbox.limit/2 {
+		s.release()
+	}
+	s.mu.Unlock()
+}
+
+// sendInOrder is the delivery of all types but ROUTER: what can't go holds up what is behind it.
+func (s *Socket) sendInOrder(now time.Time, t *tally) {
+	d := &s.delivery
+	for _, out := range d.taken {
+		if s.awaiting {
+			break // a REQ takes its next request when it has the answer to the last
+		}
+		err := send(s.raw, s.typ, out.frames)
+		if isAgain(err) {
+			if !d.nodrop || now.Sub(d.moved) < peerPatience {
+				break
+			}
+			// One subscriber has held up all the others for long enough.
+			d.nodrop = false
+			if s.raw.SetXpubNodrop(false) != nil {
+				break
+			}
+			err = send(s.raw, s.typ, out.frames)
+		}
+		switch {
+		case err == nil:
+			t.sent++
+			t.replied = t.replied || out.reply
+			s.awaiting = s.typ == zmq4.REQ
+		case s.r.loop.fatal(s, err):
+			return
+		default:
+			t.unsent++
+			s.warn("a message could not be sent", err)
+		}
+		t.off++
+	}
+	rest := copy(d.taken, d.taken[t.off:])
+	clear(d.taken[rest:])
+	d.taken = d.taken[:rest]
+}

@@ -1,0 +1,714 @@
+// Package zmqgrace runs ZeroMQ servers and ends them gracefully.
+//
+// A [Runner] owns a ZeroMQ context and its sockets, and serves their messages to a [Handler]. On SIGINT,
+// SIGTERM, a cancelled context or [Runner.Shutdown] it wakes at once, serves what is queued, sends what it
+// has answered, closes with a bounded linger, terminates the context, and reports what it did: all inside
+// one time budget, the grace.
+//
+//	runner, err := zmqgrace.New()
+//	rep, err := runner.NewSocket(zmq4.REP)
+//	err = rep.Bind("tcp://*:5555")
+//	err = runner.Run(context.Background(), func(ctx context.Context, m *zmqgrace.Message) error {
+//		return m.Reply([]byte("OK"))
+//	})
+//
+// # Phases
+//
+//	phase      what happens                                     what ends it
+//	Idle       sockets are made, bound and connected            Run
+//	Running    messages are served                              a signal, ctx, Shutdown, ErrStop
+//	Announced  the same; readiness probes can tell              the ready delay
+//	Draining   the same; everything stays open                  quiet; past the drain limit an empty
+//	                                                            moment; the hard end
+//	Closing    outboxes are flushed, then linger, close, term   Term, or the end of the grace
+//	Done       Run returns
+//
+// A second signal, or [Runner.Close], goes from any of them to Closing with linger 0, and Run returns at once.
+//
+// # What it can't know
+//
+// Nil from [Runner.Run] means that all that was received was handled and all that was answered was handed to
+// the kernel. Messages on the wires are beyond anyone's knowledge: "empty" can't be known, so quiet (no
+// message for a quarter of a second) stands for it, and a client that never pauses loses what is on its way
+// when the sockets close.
+//
+// # Goroutines
+//
+// One goroutine, the loop, owns the sockets; handlers run on it. [Message.Reply], [Socket.Send] and what says
+// so may be called from any goroutine.
+package zmqgrace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+// A Phase is where a [Runner] is in its life.
+type Phase int
+
+// The phases, in order.
+const (
+	Idle      Phase = iota // before Run
+	Running                // serving
+	Announced              // asked to end, still serving for the ready delay
+	Draining               // serving what is queued, until quiet
+	Closing                // flushing, lingering, terminating
+	Done                   // over
+)
+
+var phaseNames = [...]string{"Idle", "Running", "Announced", "Draining", "Closing", "Done"}
+
+func (p Phase) String() string {
+	if p < 0 || int(p) >= len(phaseNames) {
+		return "Phase(" + strconv.Itoa(int(p)) + ")"
+	}
+	return phaseNames[p]
+}
+
+// MarshalText writes the phase by its name.
+func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// forcedWait is how long a forced end waits for the loop and for Term: enough where nothing hangs, and the
+// addresses are free when Run returns.
+const forcedWait = 60 * time.Millisecond
+
+// A Runner serves ZeroMQ sockets and ends them gracefully. Make it with [New]; it is used once.
+type Runner struct {
+	opts    options
+	context *zmq4.Context
+	loop    *loop
+	engine  engine // the loop, or what a test of the phases puts in its place
+	handler Handler
+	base    context.Context // of the handlers' contexts
+	cancel  context.CancelCauseFunc
+
+	signals  chan os.Signal
+	signaled bool // once, so the next one forces the end
+	plan     plan
+
+	asked  chan struct{} // closed when the end is asked for
+	forced chan struct{} // closed when it is to be at once
+	fallen chan struct{} // closed when a panic is on its way up
+	done   chan struct{} // closed when Run has its result
+	hooks  chan Phase    // for the phase hook
+	hooked chan struct{} // closed when the phase hook is through
+
+	mu       sync.Mutex // guards what follows
+	used     bool
+	phase    Phase
+	entered  time.Time // the phase
+	phases   []PhaseReport
+	sockets  []*Socket
+	made     map[zmq4.Type]int // for their names
+	cause    error             // what asked for the end
+	askedAt  time.Time
+	failure  error    // what Run returns even after a complete end
+	overrun  *overrun // nil while the end is in time
+	leaked   bool
+	expired  bool
+	final    *Report
+	finalErr error
+}
+
+// overrun is where the end was, and which handlers ran, when time was up or the end was forced.
+type overrun struct {
+	phase   Phase
+	running []RunningHandler
+}
+
+// engine is what the phases need of the loop and of the sockets' end.
+type engine interface {
+	open() error               // makes ready to run
+	run()                      // serves until told to end, and closes the sockets; blocks
+	beginDrain(plan)           // end when drained
+	tell(stage)                // or sooner
+	drained() <-chan struct{}  // it serves no more
+	closed() <-chan struct{}   // the sockets are
+	term() <-chan struct{}     // begins Term; closed when it is back
+	lingers() time.Time        // when the last linger is over; zero if nothing lingers
+	expired() bool             // Term came back later than that
+	busy() bool                // the drain ended without quiet
+	running() []RunningHandler // handlers that have not returned
+}
+
+// New makes a Runner. It fails with one error that names every bad option.
+func New(opts ...Option) (*Runner, error) {
+	o, err := buildOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	r := newRunner(o)
+	if r.context = o.context; r.context == nil {
+		if r.context, err = zmq4.NewContext(); err != nil {
+			return nil, fmt.Errorf("zmqgrace: New: context: %w", err)
+		}
+	}
+	r.loop = newLoop(r)
+	r.engine = r.loop
+	return r, nil
+}
+
+func newRunner(o options) *Runner {
+	return &Runner{
+		opts:    o,
+		signals: make(chan os.Signal, 2),
+		asked:   make(chan struct{}),
+		forced:  make(chan struct{}),
+		fallen:  make(chan struct{}),
+		done:    make(chan struct{}),
+		hooks:   make(chan Phase, len(phaseNames)), // every phase comes at most once
+		hooked:  make(chan struct{}),
+		made:    make(map[zmq4.Type]int),
+	}
+}
+
+// Context returns the ZeroMQ context, for its options (I/O threads, before the first socket), for sockets to
+// [Runner.Adopt], and for inproc peers of one's own. A socket made in it and never closed keeps the Runner
+// from terminating it: Run says so ([ShutdownError], Leaked) instead of hanging.
+func (r *Runner) Context() *zmq4.Context { return r.context }
+
+// Run serves messages until a signal, the end of ctx, [Runner.Shutdown] or [ErrStop] asks for the end, then
+// ends the server gracefully, and returns at the latest when the grace is over. h serves the sockets that
+// have no handler of their own; it may be nil if all have.
+//
+// It returns nil after a complete end, whatever asked for it (that is in the report): all that was received
+// was handled, all that was answered was handed to the kernel. If an error asked for it (a wrapped ErrStop), it returns
+// that. If the end was not complete, the error joins the cause and a [*ShutdownError]. It refuses to start,
+// and the Runner stays as it was, if a socket that can receive has no handler, or if one asks for
+// authentication that nobody answers. A Runner that has run returns [ErrClosed].
+//
+// The first signal starts the graceful end. The second, in any phase, ends it at once as [Runner.Close] does.
+// From the third on the process has its default behaviour back. Handlers for signals are installed while Run
+// runs, and only then.
+func (r *Runner) Run(ctx context.Context, h Handler) error {
+	if err := r.begin(ctx, h); err != nil {
+		return err
+	}
+	r.serve(ctx)
+	r.announce()
+	r.drain()
+	r.close()
+	return r.finish()
+}
+
+// begin checks that the Runner can run, and starts the loop.
+func (r *Runner) begin(ctx context.Context, h Handler) error {
+	if ctx == nil {
+		return errors.New("zmqgrace: Run: the context is nil")
+	}
+	if !r.use() {
+		return fmt.Errorf("zmqgrace: Run: %w: a Runner runs once", ErrClosed)
+	}
+	err := r.check(h)
+	if err == nil {
+		r.prepare(ctx, h)
+		err = r.engine.open()
+	}
+	if err != nil {
+		r.unuse()
+		return fmt.Errorf("zmqgrace: Run: %w", err)
+	}
+	// Signals first: whoever has an answer may send one.
+	if len(r.opts.signals) > 0 { // Notify without any means all
+		signal.Notify(r.signals, r.opts.signals...)
+	}
+	go r.callHook()
+	r.enter(Running)
+	go r.engine.run()
+	return nil
+}
+
+// serve lets the loop serve until something asks for the end.
+func (r *Runner) serve(ctx context.Context) {
+	select {
+	case s := <-r.signals:
+		r.signalled(s)
+	case <-ctx.Done():
+		r.ask(context.Cause(ctx))
+	case <-r.asked:
+	case <-r.fallen:
+		awaitDeath()
+	}
+	r.makePlan()
+}
+
+// announce keeps serving for the ready delay, while readiness probes can tell that the end is near.
+func (r *Runner) announce() {
+	if r.isForced() {
+		return
+	}
+	r.enter(Announced)
+	r.await(r.engine.drained(), r.plan.drainAt)
+}
+
+// drain serves what is queued until there is quiet, at the latest until the hard end.
+func (r *Runner) drain() {
+	if r.isForced() {
+		return
+	}
+	r.enter(Draining)
+	r.engine.beginDrain(r.plan)
+	if !r.await(r.engine.drained(), r.plan.hardEnd) {
+		r.overran()
+		r.cancel(r.cause)
+		r.engine.tell(abandoning)
+	}
+	if r.engine.busy() {
+		r.opts.logger.Warn("zmqgrace: no quiet came, so the drain ended at an empty moment; requests on their way are lost: tell clients with WithLate, or have them pause",
+			"drain_limit", r.opts.drainLimit)
+	}
+}
+
+// close has the outboxes flushed, the sockets closed and the context terminated.
+func (r *Runner) close() {
+	r.enter(Closing)
+	if r.awaitClosed(); r.isForced() {
+		r.closeNow()
+	}
+}
+
+func (r *Runner) awaitClosed() {
+	closed := r.await(r.engine.closed(), r.plan.end.Add(-termLead))
+	if r.isForced() {
+		return
+	}
+	deadline := r.plan.end
+	if closed {
+		deadline = earliest(deadline, latest(time.Now(), r.engine.lingers()).Add(termSlack))
+	} else {
+		// A handler blocks the loop. If it does so in a call to libzmq, Term ends that.
+		r.overran()
+	}
+	termed := r.await(r.engine.term(), deadline)
+	expired := termed && r.engine.expired()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.expired, r.leaked = expired, closed && !termed
+}
+
+// closeNow is the forced end: it waits for the loop and for Term only as long as they take where nothing hangs.
+func (r *Runner) closeNow() {
+	r.cancel(r.cause)
+	r.engine.tell(forcing)
+	deadline := time.Now().Add(forcedWait)
+	settle(r.engine.closed(), deadline)
+	r.overran()
+	settle(r.engine.term(), deadline)
+}
+
+// finish freezes the report, gives the signals back, and lets the phase hook see the end.
+func (r *Runner) finish() error {
+	signal.Stop(r.signals)
+	r.cancel(r.cause)
+	r.enter(Done)
+	err := r.freeze()
+	patience := latest(r.plan.end, time.Now().Add(forcedWait))
+	if r.isForced() {
+		patience = time.Now().Add(forcedWait / 2)
+	}
+	settle(r.hooked, patience)
+	if isClosed(r.fallen) {
+		awaitDeath()
+	}
+	close(r.done)
+	return err
+}
+
+// Shutdown asks for the graceful end, then waits until Run returns, at most until ctx ends, and returns Run's
+// error, or ctx's. Any goroutine may call it, more than once. With the ctx that a handler got it only asks.
+// On a Runner that never ran it flushes, closes and terminates within the grace.
+func (r *Runner) Shutdown(ctx context.Context) error {
+	r.ask(ErrShutdown)
+	if r.use() {
+		go r.retire()
+	}
+	if _, ok := callerOf(ctx, r); ok {
+		return nil
+	}
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		if !isClosed(r.done) {
+			return ctx.Err()
+		}
+	}
+	return r.finalErr
+}
+
+// Close ends the server at once, as a second signal does: linger 0 on sockets that are still open, handlers'
+// contexts cancelled. It waits until Run returns, which does not wait for handlers; Run's error is [ErrForced].
+// Any goroutine may call it, more than once. After a complete end it does nothing. On a Runner that never ran it
+// closes the sockets and terminates the context.
+func (r *Runner) Close() error {
+	if isClosed(r.done) {
+		return nil
+	}
+	r.force()
+	if r.use() {
+		r.retire()
+	}
+	<-r.done
+	return nil
+}
+
+// retire ends a Runner that never ran.
+func (r *Runner) retire() {
+	r.prepare(context.Background(), nil)
+	r.makePlan()
+	r.engine.beginDrain(r.plan)
+	r.engine.tell(closing)
+	if err := r.engine.open(); err != nil {
+		r.opts.logger.Warn("zmqgrace: closing without a flush", "error", err)
+		r.engine.tell(forcing)
+	}
+	go r.callHook()
+	go r.engine.run()
+	r.close()
+	r.finish()
+}
+
+// Phase returns where the Runner is. Any goroutine may call it: a readiness probe answers yes while it is [Running].
+func (r *Runner) Phase() Phase {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.phase
+}
+
+// Report says what the Runner has done: so far, or, when Run has returned, for good. Any goroutine may call it.
+func (r *Runner) Report() Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.final != nil {
+		return *r.final
+	}
+	return r.snapshot()
+}
+
+// snapshot is the report of this moment. The caller holds the mutex.
+func (r *Runner) snapshot() Report {
+	rep := Report{
+		Phase:         r.phase,
+		Cause:         r.cause,
+		Forced:        r.isForced(),
+		Busy:          r.engine.busy(),
+		LingerExpired: r.expired,
+		Phases:        slices.Clone(r.phases),
+	}
+	if r.phase != Idle && r.phase != Done {
+		rep.Phases = append(rep.Phases, PhaseReport{r.phase, time.Since(r.entered)})
+	}
+	for _, s := range r.sockets {
+		rep.Sockets = append(rep.Sockets, s.report())
+	}
+	return rep
+}
+
+// freeze makes the report final, and judges by it.
+func (r *Runner) freeze() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rep := r.snapshot()
+	verdict := &ShutdownError{Phase: Closing, Leaked: r.leaked, Err: context.DeadlineExceeded}
+	for i := range rep.Sockets {
+		s := &rep.Sockets[i]
+		// A loop that is not back has handlers that did not return and outboxes that nobody will send.
+		s.Abandoned, s.InFlight = s.Abandoned+s.InFlight, 0
+		s.Unsent, s.Queued = s.Unsent+s.Queued, 0
+		if s.left() != "" || r.expired && s.lingered() {
+			verdict.Sockets = append(verdict.Sockets, *s)
+		}
+	}
+	r.final = &rep
+	r.finalErr = r.failure
+	if r.overrun == nil && !r.leaked && !r.expired && len(verdict.Sockets) == 0 {
+		return r.finalErr
+	}
+	if r.overrun != nil {
+		verdict.Phase, verdict.Running = r.overrun.phase, r.overrun.running
+	}
+	if rep.Forced {
+		verdict.Err = ErrForced
+	}
+	r.finalErr = errors.Join(r.blame(rep.Forced), verdict)
+	r.opts.logger.Error("zmqgrace: the end was not complete", "error", verdict)
+	return r.finalErr
+}
+
+// blame is the error that an incomplete end is joined with: what made the server end.
+func (r *Runner) blame(forced bool) error {
+	switch {
+	case r.failure != nil:
+		return r.failure
+	case r.cause == ErrShutdown, r.cause == ErrStop, r.cause == ErrForced:
+		return nil
+	case forced && errors.Is(r.cause, context.DeadlineExceeded):
+		return nil // that would read as if the grace had been exceeded
+	}
+	return r.cause
+}
+
+// ask asks for the graceful end. The first cause is the one that is reported.
+func (r *Runner) ask(cause error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cause == nil {
+		r.cause = cause
+		r.askedAt = time.Now()
+		close(r.asked)
+	}
+}
+
+// stop asks for the graceful end because of err, which Run will return; a bare ErrStop is none.
+func (r *Runner) stop(err error) {
+	r.ask(err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failure == nil && err != ErrStop {
+		r.failure = err
+	}
+}
+
+// force asks for the end at once.
+func (r *Runner) force() {
+	r.ask(ErrForced)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.isForced() {
+		if r.overrun == nil {
+			r.overrun = &overrun{phase: r.phase}
+		}
+		close(r.forced)
+	}
+}
+
+func (r *Runner) isForced() bool { return isClosed(r.forced) }
+
+// overran notes where the end is, the first time, and which handlers run, the last time that any do.
+func (r *Runner) overran() {
+	running := r.engine.running()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.overrun == nil {
+		r.overrun = &overrun{phase: r.phase}
+	}
+	if len(running) > 0 {
+		r.overrun.running = running
+	}
+}
+
+// signalled does what a signal asks for.
+func (r *Runner) signalled(s os.Signal) {
+	if !r.signaled {
+		r.signaled = true
+		r.ask(&SignalError{s})
+		return
+	}
+	signal.Stop(r.signals) // whoever is not heard now can still end the process
+	r.force()
+}
+
+// await waits for event until the deadline, and reports whether it came. It ends early when the end is forced.
+func (r *Runner) await(event <-chan struct{}, deadline time.Time) bool {
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	for {
+		select {
+		case <-event:
+			return true
+		case <-timer.C:
+			return isClosed(event)
+		case s := <-r.signals:
+			r.signalled(s)
+		case <-r.forced:
+			return false
+		case <-r.fallen:
+			awaitDeath()
+		}
+	}
+}
+
+// settle waits for event until the deadline, whatever else happens.
+func settle(event <-chan struct{}, deadline time.Time) {
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case <-event:
+	case <-timer.C:
+	}
+}
+
+// crash is what a panic on its way up does: it has the loop flush, close and terminate, for at most a second.
+// Then it returns, and the process dies. Where the loop's own goroutine panics, takeOver gives it another.
+func (r *Runner) crash(takeOver func()) {
+	r.mu.Lock()
+	if !isClosed(r.fallen) {
+		close(r.fallen)
+	}
+	r.mu.Unlock()
+	r.engine.tell(crashing)
+	takeOver()
+	deadline := time.Now().Add(lastWords)
+	settle(r.engine.closed(), deadline)
+	settle(r.engine.term(), deadline)
+}
+
+// awaitDeath blocks for ever: a panic is on its way up in another goroutine, and if Run returned, main might
+// return first, and nobody would see it.
+func awaitDeath() { select {} }
+
+// callHook calls the phase hook with every phase.
+func (r *Runner) callHook() {
+	returned := false
+	defer func() {
+		if !returned && panicking() {
+			r.crash(func() {})
+		}
+		close(r.hooked)
+		if !returned {
+			r.stop(fmt.Errorf("zmqgrace: phase hook: %w", errGoexit))
+		}
+	}()
+	for p := range r.hooks {
+		if r.opts.hook != nil {
+			r.opts.hook(p)
+		}
+	}
+	returned = true
+}
+
+// enter makes p the phase.
+func (r *Runner) enter(p Phase) {
+	now := time.Now()
+	r.mu.Lock()
+	if r.phase != Idle {
+		r.phases = append(r.phases, PhaseReport{r.phase, now.Sub(r.entered)})
+	}
+	r.phase, r.entered = p, now
+	cause := r.cause
+	r.mu.Unlock()
+	r.opts.logger.Info("zmqgrace: "+p.String(), "cause", causeText(cause))
+	r.hooks <- p
+	if p == Done {
+		close(r.hooks)
+	}
+}
+
+// makePlan divides the grace.
+func (r *Runner) makePlan() {
+	r.plan = newPlan(r.askedAt, r.opts.grace, r.opts.readyDelay, r.opts.drainLimit, longestLinger(r.openSockets()))
+}
+
+// use reports whether nobody has run or ended the Runner yet, and takes it.
+func (r *Runner) use() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := r.used
+	r.used = true
+	return !was
+}
+
+func (r *Runner) unuse() {
+	r.mu.Lock()
+	r.used = false
+	r.mu.Unlock()
+}
+
+// check refuses what can't be served.
+func (r *Runner) check(h Handler) error {
+	sockets := r.openSockets()
+	for _, s := range sockets {
+		if canReceive(s.typ) && s.handler == nil && h == nil {
+			return fmt.Errorf("socket %q can receive and has no handler: give one to Run, or call Handle", s.name)
+		}
+		if err := s.readHighWaterMark(); err != nil {
+			return fmt.Errorf("socket %q: %w", s.name, err)
+		}
+	}
+	return r.checkZAP(sockets)
+}
+
+// prepare sets what handlers get.
+func (r *Runner) prepare(ctx context.Context, h Handler) {
+	r.handler = h
+	r.base, r.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	for _, s := range r.openSockets() {
+		s.ctx = context.WithValue(r.base, callerKey{}, s)
+	}
+}
+
+func (r *Runner) handlerOf(s *Socket) Handler {
+	if s.handler != nil {
+		return s.handler
+	}
+	return r.handler
+}
+
+// mayTouch reports why the sockets may not be touched from here and now, as far as it can be told.
+func (r *Runner) mayTouch() error {
+	r.mu.Lock()
+	used := r.used
+	r.mu.Unlock()
+	switch {
+	case !used, r.loop.current.Load() != nil:
+		return nil
+	case isClosed(r.done):
+		return ErrClosed
+	}
+	return errors.New("while the Runner runs, only its handlers may do that")
+}
+
+// add makes s one of the Runner's sockets.
+func (r *Runner) add(s *Socket) {
+	if r.base != nil {
+		s.ctx = context.WithValue(r.base, callerKey{}, s)
+	}
+	s.touch()
+	r.loop.stale = true
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sockets = append(r.sockets, s)
+}
+
+// allSockets returns the sockets in order of creation.
+func (r *Runner) allSockets() []*Socket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.sockets)
+}
+
+// openSockets returns those that are not closed. Only their owner may call it.
+func (r *Runner) openSockets() []*Socket {
+	return slices.DeleteFunc(r.allSockets(), func(s *Socket) bool { return s.closed })
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

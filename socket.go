@@ -1,0 +1,339 @@
+package zmqgrace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+// A Socket is a ZeroMQ socket that a [Runner] owns. Where a method does not say that any goroutine may
+// call it, it belongs to the goroutine that sets the Runner up, and while the Runner runs to the loop
+// goroutine, which runs the handlers: a ZeroMQ socket that two goroutines touch crashes.
+type Socket struct {
+	r       *Runner
+	raw     *zmq4.Socket // kept while libzmq knows it: pebbe's finalizer closes a socket that nobody references
+	typ     zmq4.Type
+	name    string
+	linger  time.Duration // -1: all the budget
+	quiet   time.Duration
+	handler Handler
+	ctx     context.Context // for its handler; names the socket as the sender that backpressure pauses
+
+	noticed atomic.Bool  // the loop knows that there is something on the outbox
+	pauses  atomic.Int32 // full outboxes that its handler sent to: it receives nothing until they have room
+
+	// The loop's own.
+	polledFor zmq4.State    // what the poller looks for
+	owing     bool          // it is among the loop's owing
+	mark      time.Duration // the loop's waited time at the last activity: quiet is counted from there
+	emptied   bool          // SUB, XSUB: had an empty moment since the drain began
+	awaiting  bool          // REQ: the answer to an open request
+	closed    bool
+	deadline  time.Time // when its linger ends
+	delivery  delivery
+	warned    time.Time // when a handler's error was last logged
+	silenced  int       // errors since, not logged
+
+	mu     sync.Mutex // guards what follows
+	outbox outbox
+	counts SocketReport
+}
+
+// NewSocket makes a socket of type t in the Runner's context. STREAM is refused: it has no messages to
+// drain. A finite linger is set at once, because libzmq's default of -1 can block the end for ever. ROUTER
+// gets ROUTER_MANDATORY (so that it says what it can't route), and REP a send high-water mark of 0, because
+// it drops replies silently there (libzmq router.cpp, rep.cpp).
+//
+// While the Runner runs, only a handler may call it.
+func (r *Runner) NewSocket(t zmq4.Type, opts ...SocketOption) (*Socket, error) {
+	fail := func(err error) (*Socket, error) {
+		return nil, fmt.Errorf("zmqgrace: new %v socket: %w", t, err)
+	}
+	so, err := r.socketOptions(t, opts)
+	if err != nil {
+		return fail(err)
+	}
+	raw, err := r.context.NewSocket(t)
+	if err != nil {
+		return fail(err)
+	}
+	if t == zmq4.REP {
+		err = raw.SetSndhwm(0)
+	}
+	s, err2 := r.own(raw, t, so)
+	if err := errors.Join(err, err2); err != nil {
+		raw.SetLinger(0)
+		raw.Close()
+		return fail(err)
+	}
+	return s, nil
+}
+
+// Adopt takes over a socket that was made in the Runner's context, see [Runner.Context], with what it is
+// already bound or connected to. From then on the Runner alone may use it and close it. Options that apply
+// to later connections alone, such as high-water marks, stay as they were when those were made.
+//
+// While the Runner runs, only a handler may call it.
+func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) {
+	fail := func(err error) (*Socket, error) {
+		return nil, fmt.Errorf("zmqgrace: adopt: %w", err)
+	}
+	if raw == nil {
+		return fail(errors.New("the socket is nil"))
+	}
+	ctx, err := raw.Context()
+	if err != nil {
+		return fail(err)
+	}
+	if ctx != r.context {
+		return fail(errors.New("the socket was made in another context: make it with Context().NewSocket"))
+	}
+	t, err := raw.GetType()
+	if err != nil {
+		return fail(err)
+	}
+	so, err := r.socketOptions(t, opts)
+	if err != nil {
+		return fail(err)
+	}
+	if slices.ContainsFunc(r.openSockets(), func(s *Socket) bool { return s.raw == raw }) {
+		return fail(errors.New("the Runner has that socket already"))
+	}
+	s, err := r.own(raw, t, so)
+	if err != nil {
+		return fail(err)
+	}
+	if endpoint, err := raw.GetLastEndpoint(); err == nil && endpoint != "" {
+		s.counts.Endpoints = append(s.counts.Endpoints, endpoint)
+	}
+	return s, nil
+}
+
+// socketOptions checks whether and how a socket of type t can be made now.
+func (r *Runner) socketOptions(t zmq4.Type, opts []SocketOption) (socketOptions, error) {
+	if err := r.mayTouch(); err != nil {
+		return socketOptions{}, err
+	}
+	switch t {
+	case zmq4.REQ, zmq4.REP, zmq4.DEALER, zmq4.ROUTER, zmq4.PUB, zmq4.SUB, zmq4.XPUB, zmq4.XSUB, zmq4.PUSH, zmq4.PULL, zmq4.PAIR:
+	default:
+		return socketOptions{}, errors.New("the type is not served")
+	}
+	r.mu.Lock()
+	r.made[t]++
+	name := fmt.Sprintf("%s-%d", strings.ToLower(t.String()), r.made[t])
+	r.mu.Unlock()
+	return buildSocketOptions(t, &r.opts, name, opts)
+}
+
+// own gives raw the options that the Runner's promises rest on, and makes it one of its sockets.
+func (r *Runner) own(raw *zmq4.Socket, t zmq4.Type, so socketOptions) (*Socket, error) {
+	if err := raw.SetLinger(lingerWithin(so.linger, r.opts.grace)); err != nil {
+		return nil, err
+	}
+	if t == zmq4.ROUTER {
+		if err := raw.SetRouterMandatory(1); err != nil {
+			return nil, err
+		}
+	}
+	s := &Socket{r: r, raw: raw, typ: t, name: so.name, linger: so.linger, quiet: so.quiet}
+	s.counts = SocketReport{Name: so.name, Type: t, linger: so.linger}
+	if err := s.readHighWaterMark(); err != nil {
+		return nil, err
+	}
+	r.add(s)
+	return s, nil
+}
+
+// readHighWaterMark takes the outbox's limit from the socket, whose options the user may have set.
+func (s *Socket) readHighWaterMark() error {
+	hwm, err := s.raw.GetSndhwm()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.outbox.limit = hwm
+	s.mu.Unlock()
+	return nil
+}
+
+// Bind accepts connections at endpoint, like zmq_bind: "tcp://*:5555", "tcp://127.0.0.1:*" for a free port
+// (see Endpoint), "ipc:///run/service.sock", "inproc://name". ipc takes over the path of a live server
+// without an error. While the Runner runs, only a handler may call it.
+func (s *Socket) Bind(endpoint string) error {
+	return s.attach("bind", endpoint, s.raw.Bind)
+}
+
+// Connect connects to endpoint, like zmq_connect: it returns at once, also where nobody listens yet.
+// While the Runner runs, only a handler may call it.
+func (s *Socket) Connect(endpoint string) error {
+	return s.attach("connect", endpoint, s.raw.Connect)
+}
+
+func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
+	err := s.r.mayTouch()
+	if err == nil && s.closed {
+		err = ErrClosed
+	}
+	if err == nil {
+		err = do(endpoint)
+	}
+	if err == nil {
+		err = s.readHighWaterMark()
+	}
+	if err != nil {
+		return fmt.Errorf("zmqgrace: %s %q on socket %q: %w", verb, endpoint, s.name, err)
+	}
+	if resolved, err := s.raw.GetLastEndpoint(); err == nil && resolved != "" {
+		endpoint = resolved
+	}
+	s.mu.Lock()
+	s.counts.Endpoints = append(s.counts.Endpoints, endpoint)
+	s.mu.Unlock()
+	return nil
+}
+
+// Close closes this socket alone: what is on its outbox and can be sent is sent, the rest is left to its
+// linger. Messages that it has not delivered yet are lost, as with every ZeroMQ socket. The other
+// sockets are served on. While the Runner runs, only a handler may call it. A second Close does nothing.
+func (s *Socket) Close() error {
+	if err := s.r.mayTouch(); errors.Is(err, ErrClosed) {
+		return nil // the end of the Runner closed it
+	} else if err != nil {
+		return fmt.Errorf("zmqgrace: close socket %q: %w", s.name, err)
+	}
+	if s.closed {
+		return nil
+	}
+	s.deliver(time.Now())
+	s.deadline = time.Now().Add(lingerWithin(s.linger, s.r.opts.grace))
+	s.shut()
+	return nil
+}
+
+// Endpoint returns the endpoint of the last Bind or Connect, resolved: "tcp://127.0.0.1:43211"; empty
+// before. Any goroutine may call it.
+func (s *Socket) Endpoint() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.counts.Endpoints); n > 0 {
+		return s.counts.Endpoints[n-1]
+	}
+	return ""
+}
+
+// Handle gives this socket a handler of its own. Without one, the handler given to Run serves it. Call it
+// before Run, or right after making the socket in a handler.
+func (s *Socket) Handle(h Handler) { s.handler = h }
+
+// Name returns the socket's name. Any goroutine may call it.
+func (s *Socket) Name() string { return s.name }
+
+// Raw returns the socket itself, for the options that the Runner has no say in: before Run, or in a handler.
+// Set high-water marks before Bind and Connect. Do not close it, and do not receive from it; a send on it
+// that blocks, blocks the loop (the end of the Runner's grace frees it).
+func (s *Socket) Raw() *zmq4.Socket { return s.raw }
+
+// report is a copy of the socket's counts at this moment.
+func (s *Socket) report() SocketReport {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.counts
+	c.Endpoints = slices.Clone(c.Endpoints)
+	c.Queued += s.outbox.size
+	return c
+}
+
+// count changes the socket's counts.
+func (s *Socket) count(change func(c *SocketReport)) {
+	s.mu.Lock()
+	change(&s.counts)
+	s.mu.Unlock()
+}
+
+// endless says that the socket's stream has no end to wait for: one empty moment is all a drain asks of it.
+func (s *Socket) endless() bool {
+	switch s.typ {
+	case zmq4.SUB, zmq4.XSUB, zmq4.PUB, zmq4.XPUB:
+		return s.quiet == 0
+	}
+	return false
+}
+
+// zapEndpoint is where libzmq asks for authentication (ZeroMQ RFC 27).
+const zapEndpoint = "inproc://zeromq.zap.01"
+
+// checkZAP refuses a socket that asks for authentication where nobody answers: libzmq lets every peer in
+// then (curve_server.cpp, null_mechanism.cpp; pebbe's AuthStart serves the default context alone).
+func (r *Runner) checkZAP(sockets []*Socket) error {
+	for _, s := range sockets {
+		asks, err := asksZAP(s.raw)
+		if err != nil {
+			return fmt.Errorf("zmqgrace: security options of socket %q: %w", s.name, err)
+		}
+		if !asks {
+			continue
+		}
+		served, err := r.zapServed()
+		if err != nil {
+			return fmt.Errorf("zmqgrace: look for a ZAP handler: %w", err)
+		}
+		if !served {
+			return fmt.Errorf("zmqgrace: socket %q has a ZAP domain and nothing serves %s in the Runner's context, "+
+				"so every peer would be let in: bind a REP socket of this Runner there, or clear the domain", s.name, zapEndpoint)
+		}
+		return nil
+	}
+	return nil
+}
+
+// asksZAP reports whether raw has its peers authenticated: it has a ZAP domain, and it is not the client of
+// its mechanism. NULL has no client: both sides ask.
+func asksZAP(raw *zmq4.Socket) (bool, error) {
+	domain, err := raw.GetZapDomain()
+	if err != nil || domain == "" {
+		return false, err
+	}
+	mechanism, err := raw.GetMechanism()
+	if err != nil {
+		return false, err
+	}
+	switch mechanism {
+	case zmq4.PLAIN:
+		server, err := raw.GetPlainServer()
+		return server != 0, err
+	case zmq4.CURVE:
+		// pebbe has no getter for CURVE_SERVER; a client must know its server's key, and a server has none.
+		key, err := raw.GetCurveServerkeyRaw()
+		return strings.Trim(key, "\x00") == "", err
+	case zmq4.GSSAPI:
+		return raw.GetGssapiServer()
+	}
+	return true, nil
+}
+
+// zapServed reports whether somebody is bound to the ZAP endpoint: a socket can't be bound there twice.
+func (r *Runner) zapServed() (bool, error) {
+	probe, err := r.context.NewSocket(zmq4.REP)
+	if err != nil {
+		return false, err
+	}
+	defer probe.Close()
+	probe.SetLinger(0)
+	err = probe.Bind(zapEndpoint)
+	if err == nil {
+		// Unbind, not just close: an inproc name is freed at once by the one, some time later by the other.
+		return false, probe.Unbind(zapEndpoint)
+	}
+	if zmq4.AsErrno(err) == zmq4.EADDRINUSE {
+		return true, nil
+	}
+	return false, err
+}
