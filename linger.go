@@ -184,15 +184,18 @@ func (l *loop) expired() bool {
 	return !over.IsZero() && !l.termedAt.Before(over)
 }
 
-// term terminates the context, once, on a goroutine of its own: nothing bounds the call. The returned
+// term begins Term, unless it has begun, on a goroutine of its own: nothing bounds the call. The returned
 // channel is closed when it is back.
 func (l *loop) term() <-chan struct{} {
-	l.termOnce.Do(func() {
-		go func() {
-			l.r.context.Term()
-			l.termedAt = time.Now()
-			close(l.termedC)
-		}()
-	})
+	go l.terminate()
 	return l.termedC
+}
+
+// terminate is Term, once: a second call would return at once and say nothing.
+func (l *loop) terminate() {
+	if l.terming.CompareAndSwap(false, true) {
+		l.r.context.Term()
+		l.termedAt = time.Now()
+		close(l.termedC)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pebbe/zmq4"
@@ -97,7 +98,7 @@ func (s *Socket) push(out outgoing, source *Socket) error {
 	}
 	s.add(out)
 	// A ROUTER sets what a slow peer can't take aside, one peer at a time, and pauses nobody.
-	if s.outbox.full() && source != nil && s.typ != zmq4.ROUTER {
+	if s.outbox.full() && source != nil && s.typ != zmq4.ROUTER && !slices.Contains(s.outbox.paused, source) {
 		source.pauses.Add(1)
 		s.outbox.paused = append(s.outbox.paused, source)
 	}
@@ -227,6 +228,7 @@ func (s *Socket) deliver(now time.Time) {
 // sendInOrder is the delivery of all types but ROUTER: what can't go holds up what is behind it.
 func (s *Socket) sendInOrder(now time.Time, t *tally) {
 	d := &s.delivery
+sending:
 	for _, out := range d.taken {
 		if s.awaiting {
 			break // a REQ takes its next request when it has the answer to the last
@@ -248,8 +250,8 @@ func (s *Socket) sendInOrder(now time.Time, t *tally) {
 			t.sent++
 			t.replied = t.replied || out.reply
 			s.awaiting = s.typ == zmq4.REQ
-		case s.r.loop.fatal(s, err):
-			return
+		case s.r.loop.fatal(err):
+			break sending
 		default:
 			t.unsent++
 			s.warn("a message could not be sent", err)

@@ -19,6 +19,7 @@ const (
 	turnMessages = 256                   // what one socket may handle before the next has its turn
 	turnTime     = time.Millisecond      // and for how long
 	quietSlice   = 25 * time.Millisecond // a stalled machine can fake no more quiet than this
+	oneMoreLook  = time.Millisecond      // of quiet, for sockets that have long been quiet when the drain begins
 	sortingTime  = 50 * time.Millisecond // for counting what the hard end leaves
 	lastWords    = time.Second           // what a panic leaves for flush, close and term
 )
@@ -51,9 +52,9 @@ type loop struct {
 	drainedC chan struct{} // closed when the loop serves no more
 	closedC  chan struct{} // closed when all sockets are
 	termedC  chan struct{} // closed when Term is back
-	termOnce sync.Once
-	termedAt time.Time   // before termedC is closed
-	noQuiet  atomic.Bool // the drain ended at an empty moment
+	terming  atomic.Bool   // Term has begun
+	termedAt time.Time     // before termedC is closed
+	noQuiet  atomic.Bool   // the drain ended at an empty moment
 
 	doorbell *zmq4.Socket // the loop's end of the PAIR
 	sockets  []*Socket    // those that are open
@@ -119,6 +120,7 @@ func (l *loop) run() {
 	l.flush()
 	l.closeSockets()
 	close(l.closedC)
+	l.terminate()
 }
 
 // tell has the loop go on to a later stage, at once.
@@ -173,6 +175,7 @@ func (l *loop) serve() {
 		l.deliverAll()
 		for _, s := range l.poll(l.patience(), true) {
 			l.turn(s)
+			l.deliverAll() // before the next socket's turn: nobody waits for a reply longer than for his own
 		}
 	}
 }
@@ -236,7 +239,7 @@ func (s *Socket) touch() { s.mark = s.r.loop.waited }
 
 // quietMissing is how long s must still be silent to be quiet.
 func (s *Socket) quietMissing() time.Duration {
-	if !canReceive(s.typ) {
+	if !canReceive(s.typ) || s.typ == zmq4.REQ { // a REQ hears nothing unasked
 		return 0
 	}
 	return s.quiet - (s.r.loop.waited - s.mark)
@@ -357,7 +360,7 @@ func (l *loop) receiveFailed(s *Socket, err error) {
 	switch {
 	case isAgain(err), zmq4.AsErrno(err) == zmq4.EFSM: // EFSM: a REP whose reply is still on its way, an idle REQ
 		s.emptied = s.emptied || l.drain
-	case l.fatal(s, err):
+	case l.fatal(err):
 	default:
 		s.warn("a message could not be received", err)
 	}
@@ -472,8 +475,7 @@ func (l *loop) isDrained() bool {
 		l.empty = false
 		for _, s := range l.sockets {
 			s.count(func(c *SocketReport) { c.droppedAtStart = c.Dropped })
-			// Whoever was quiet before looks once more, for a millisecond.
-			s.mark = max(s.mark, l.waited-s.quiet+time.Millisecond)
+			s.mark = max(s.mark, l.waited-s.quiet+oneMoreLook)
 		}
 	}
 	now := time.Now()
@@ -486,8 +488,9 @@ func (l *loop) isDrained() bool {
 	}
 	noisy := false
 	for _, s := range l.sockets {
-		noisy = noisy || s.awaiting || s.quietMissing() > 0
-		if s.feedsOwn() && s.report().Queued > 0 {
+		missing := s.quietMissing()
+		noisy = noisy || s.awaiting || missing > oneMoreLook || missing > 0 && !late
+		if s.queued() > 0 && s.feedsOwn() {
 			return false
 		}
 		if late && s.delivery.pending() && now.Sub(s.delivery.moved) < peerPatience {
@@ -560,18 +563,17 @@ func (l *loop) abandonBacklog() {
 	}
 }
 
-// fatal reports whether err means that s, or the whole context, is gone for good, and sees to the end of the
-// server then.
-func (l *loop) fatal(s *Socket, err error) bool {
+// fatal reports whether err means that the whole context, or the socket, is gone for good, and sees to the end
+// of the server.
+func (l *loop) fatal(err error) bool {
 	switch {
+	case err == zmq4.ErrorSocketClosed: // the next poll says so too, and deals with it
+		return true
 	case zmq4.AsErrno(err) == zmq4.ETERM:
 		l.fail(errors.New("zmqgrace: the Runner's context was terminated by somebody else"))
-	case s != nil && (err == zmq4.ErrorSocketClosed || zmq4.AsErrno(err) == zmq4.ENOTSOCK):
-		l.lose(s)
-	default:
-		return false
+		return true
 	}
-	return true
+	return false
 }
 
 // fail ends the server at once: there is nothing left to serve with.
@@ -580,24 +582,18 @@ func (l *loop) fail(err error) {
 	l.r.stop(err)
 }
 
-// lose ends the server gracefully, without s, which somebody else has closed.
-func (l *loop) lose(s *Socket) {
-	if !s.closed {
-		l.r.stop(fmt.Errorf("zmqgrace: socket %q was closed behind the Runner's back: use its own Close", s.name))
-		s.shut()
-	}
-}
-
-// pollFailed finds out which socket poll means; it does not say.
+// pollFailed finds out which socket poll means; it does not say. A server whose socket somebody else has closed
+// ends gracefully, without that one.
 func (l *loop) pollFailed(err error) {
 	found := false
 	for _, s := range l.sockets {
 		if _, gone := s.raw.Context(); gone != nil && !s.closed {
-			l.lose(s)
+			l.r.stop(fmt.Errorf("zmqgrace: socket %q was closed behind the Runner's back: use its own Close", s.name))
+			s.shut()
 			found = true
 		}
 	}
-	if !found && !l.fatal(nil, err) {
+	if !found && !l.fatal(err) {
 		l.fail(fmt.Errorf("zmqgrace: poll: %w", err))
 	}
 }

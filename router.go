@@ -104,7 +104,7 @@ func (s *Socket) offer(out outgoing, t *tally) error {
 		t.sent++
 		t.replied = t.replied || out.reply
 	} else {
-		s.r.loop.fatal(s, err)
+		s.r.loop.fatal(err)
 	}
 	return err
 }

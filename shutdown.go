@@ -307,15 +307,15 @@ func (r *Runner) closeNow() {
 
 // finish freezes the report, gives the signals back, and lets the phase hook see the end.
 func (r *Runner) finish() error {
-	signal.Stop(r.signals)
 	r.cancel(r.cause)
 	r.enter(Done)
 	err := r.freeze()
-	patience := latest(r.plan.end, time.Now().Add(forcedWait))
-	if r.isForced() {
-		patience = time.Now().Add(forcedWait / 2)
+	soon := time.Now().Add(forcedWait / 2)
+	if !r.isForced() {
+		r.await(r.hooked, latest(r.plan.end, soon))
 	}
-	settle(r.hooked, patience)
+	settle(r.hooked, soon)
+	signal.Stop(r.signals)
 	if isClosed(r.fallen) {
 		awaitDeath()
 	}
@@ -567,6 +567,10 @@ func awaitDeath() { select {} }
 
 // callHook calls the phase hook with every phase.
 func (r *Runner) callHook() {
+	if r.opts.hook == nil {
+		close(r.hooked)
+		return
+	}
 	returned := false
 	defer func() {
 		if !returned && panicking() {
@@ -578,9 +582,7 @@ func (r *Runner) callHook() {
 		}
 	}()
 	for p := range r.hooks {
-		if r.opts.hook != nil {
-			r.opts.hook(p)
-		}
+		r.opts.hook(p)
 	}
 	returned = true
 }
@@ -595,7 +597,11 @@ func (r *Runner) enter(p Phase) {
 	r.phase, r.entered = p, now
 	cause := r.cause
 	r.mu.Unlock()
-	r.opts.logger.Info("zmqgrace: "+p.String(), "cause", causeText(cause))
+	if cause == nil {
+		r.opts.logger.Info("zmqgrace: " + p.String())
+	} else {
+		r.opts.logger.Info("zmqgrace: "+p.String(), "cause", cause)
+	}
 	r.hooks <- p
 	if p == Done {
 		close(r.hooks)

@@ -251,6 +251,13 @@ func (s *Socket) report() SocketReport {
 	return c
 }
 
+// queued is how many messages libzmq has not taken yet.
+func (s *Socket) queued() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts.Queued + s.outbox.size
+}
+
 // count changes the socket's counts.
 func (s *Socket) count(change func(c *SocketReport)) {
 	s.mu.Lock()
