@@ -51,7 +51,8 @@ func (o *outbox) full() bool { return o.limit > 0 && o.size >= o.limit }
 // is room, or ctx ends, which is looked at only while waiting, or, with [ErrClosed], the flush begins or the drain
 // limit is over and nothing was taken for a second. Before Run it never blocks either: a full outbox is [ErrFull].
 //
-// Nil says that the message is on the outbox, not that anybody has it.
+// Nil says that the message is on the outbox, not that anybody has it. The drain waits for what is sent to another
+// socket of the same Runner: goroutines that send there should stop when the Runner's Phase is past [Running].
 func (s *Socket) Send(ctx context.Context, frames ...[]byte) error {
 	if err := s.send(ctx, frames); err != nil {
 		return fmt.Errorf("zmqgrace: send on socket %q: %w", s.name, err)
@@ -138,21 +139,27 @@ func (s *Socket) add(out outgoing) {
 
 // release lets those go on that wait for room. The caller holds the mutex.
 func (s *Socket) release() {
-	if s.outbox.room != nil {
-		close(s.outbox.room)
-		s.outbox.room = nil
-	}
+	s.freeSenders()
 	for _, source := range s.outbox.paused {
 		source.pauses.Add(-1)
 	}
 	s.outbox.paused = nil
 }
 
-// giveUp tells those who wait for room that none will come.
+// freeSenders has the goroutines that are blocked in Send look again. The caller holds the mutex.
+func (s *Socket) freeSenders() {
+	if s.outbox.room != nil {
+		close(s.outbox.room)
+		s.outbox.room = nil
+	}
+}
+
+// giveUp has the goroutines that are blocked in Send return: no room will come. Paused sockets stay paused, since
+// what they hold must not be handled into an outbox that goes nowhere.
 func (s *Socket) giveUp() {
 	s.mu.Lock()
 	s.outbox.hopeless = true
-	s.release()
+	s.freeSenders()
 	s.mu.Unlock()
 }
 

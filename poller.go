@@ -481,7 +481,7 @@ func (l *loop) isDrained() bool {
 	now := time.Now()
 	late := !now.Before(l.plan.limit)
 	if late {
-		l.freeSenders(now)
+		l.giveUpSenders(now)
 	}
 	if !l.empty {
 		return false
@@ -525,9 +525,9 @@ func (s *Socket) waitedFor() bool {
 	return canReceive(s.typ) && !(s.endless() && s.emptied)
 }
 
-// freeSenders ends the waiting of goroutines in Send on sockets whose peers take nothing, once the drain is
+// giveUpSenders ends the waiting of goroutines in Send on sockets whose peers take nothing, once the drain is
 // past its limit: the drain waits for what they are part of.
-func (l *loop) freeSenders(now time.Time) {
+func (l *loop) giveUpSenders(now time.Time) {
 	for _, s := range l.owing {
 		if now.Sub(s.delivery.moved) >= peerPatience {
 			s.giveUp()

@@ -58,7 +58,7 @@ func (e *ShutdownError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "zmqgrace: incomplete end, seen while %v: %v", e.Phase, e.Err)
 	for _, h := range e.Running {
-		fmt.Fprintf(&b, "; a handler of socket %q had not returned after %v", h.Socket, h.For.Round(time.Millisecond))
+		fmt.Fprintf(&b, "; a handler of socket %q was still running after %v", h.Socket, h.For.Round(time.Millisecond))
 		if h.RoutingID != "" {
 			fmt.Fprintf(&b, " (routing id %s)", h.RoutingID)
 		}
@@ -118,7 +118,8 @@ type SocketReport struct {
 	Backlog    bool // there was something to read when the socket was closed
 
 	linger         time.Duration
-	droppedAtStart int // Dropped when the end was asked for
+	droppedAtStart int  // Dropped when the drain began
+	lingerExpired  bool // it may have held something when the longest linger was over
 }
 
 // left says what the socket still held; empty if nothing.
@@ -136,6 +137,9 @@ func (s *SocketReport) left() string {
 	}
 	if s.Backlog {
 		parts = append(parts, "left a backlog unread")
+	}
+	if s.lingerExpired {
+		parts = append(parts, "may not have handed over all that was sent when its linger ended")
 	}
 	return strings.Join(parts, ", ")
 }

@@ -182,9 +182,11 @@ func (r *Runner) Context() *zmq4.Context { return r.context }
 //
 // It returns nil after a complete end, whatever asked for it (that is in the report): all that was received
 // was handled, all that was answered was handed to the kernel. If an error asked for it (a wrapped ErrStop), it returns
-// that. If the end was not complete, the error joins the cause and a [*ShutdownError]. It refuses to start,
-// and the Runner stays as it was, if a socket that can receive has no handler, or if one asks for
-// authentication that nobody answers. A Runner that has run returns [ErrClosed].
+// that. If the end was not complete, the error joins the cause and a [*ShutdownError]. A Runner that has run
+// returns [ErrClosed].
+//
+// It refuses to start if a socket that can receive has no handler, or if one asks for authentication that nobody
+// answers. Then the Runner stays as it was: mend it and call Run again, or Close it.
 //
 // The first signal starts the graceful end. The second, in any phase, ends it at once as [Runner.Close] does.
 // From the third on the process has its default behaviour back. Handlers for signals are installed while Run
@@ -423,7 +425,8 @@ func (r *Runner) freeze() error {
 		// A loop that is not back has handlers that did not return and outboxes that nobody will send.
 		s.Abandoned, s.InFlight = s.Abandoned+s.InFlight, 0
 		s.Unsent, s.Queued = s.Unsent+s.Queued, 0
-		if s.left() != "" || r.expired && s.lingered() {
+		s.lingerExpired = r.expired && s.lingered()
+		if s.left() != "" {
 			verdict.Sockets = append(verdict.Sockets, *s)
 		}
 	}
