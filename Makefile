@@ -1,0 +1,35 @@
+# Satellite modules keep the root module at one dependency. Those without Go files only pin tools.
+SATELLITES = $(shell find internal examples -name go.mod -exec dirname {} \; 2>/dev/null)
+
+.PHONY: demo test lint bench stress deps
+
+demo: deps
+	@echo "building the demo; the first time this takes half a minute"
+	go run ./examples/rolling-restart
+
+test: deps
+	go vet ./...
+	go test -race ./...
+	@set -e; for dir in $(SATELLITES); do \
+		[ -n "$$(find $$dir -name '*.go' | head -n 1)" ] || continue; \
+		echo "cd $$dir"; (cd $$dir && go vet ./... && go test -race ./...); \
+	done
+
+lint: deps
+	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "gofmt: run gofmt -w on:" >&2; echo "$$files" >&2; exit 1; }
+	go vet ./...
+	@set -e; staticcheck=$$(cd internal/tools && go tool -n staticcheck); \
+	echo staticcheck ./...; $$staticcheck ./...; \
+	for dir in $(SATELLITES); do \
+		[ -n "$$(find $$dir -name '*.go' | head -n 1)" ] || continue; \
+		echo "cd $$dir"; (cd $$dir && go vet ./... && $$staticcheck ./...); \
+	done
+
+bench: deps
+	cd internal/bench && go run .
+
+stress: deps
+	go test -race -shuffle=on -count=3 ./...
+
+deps:
+	@sh internal/deps/deps.sh
