@@ -371,14 +371,7 @@ func (l *loop) handle(s *Socket, frames [][]byte) time.Time {
 	m := &Message{Socket: s}
 	m.envelope, m.Frames = splitEnvelope(s.typ, frames)
 	s.count(func(c *SocketReport) { c.Received++; c.InFlight++ })
-	err := l.call(m)
-	if s.typ == zmq4.REP && m.reply.CompareAndSwap(replyOpen, replyLate) {
-		s.push(outgoing{frames: [][]byte{nil}, reply: true}, nil)
-		if err == nil {
-			err = errNoReply
-		}
-	}
-	l.settle(s, err)
+	l.settle(m, l.call(m))
 	return time.Now()
 }
 
@@ -400,8 +393,15 @@ func (l *loop) call(m *Message) (err error) {
 	return err
 }
 
-// settle counts a handled message by its handler's error.
-func (l *loop) settle(s *Socket, err error) {
+// settle counts a handled message by its handler's error. A REP that was given no reply gets an empty one.
+func (l *loop) settle(m *Message, err error) {
+	s := m.Socket
+	if s.typ == zmq4.REP && m.reply.CompareAndSwap(replyOpen, replyLate) {
+		s.push(outgoing{frames: [][]byte{nil}, reply: true}, nil)
+		if err == nil {
+			err = errNoReply
+		}
+	}
 	stop := errors.Is(err, ErrStop)
 	after := isClosed(l.r.asked)
 	s.count(func(c *SocketReport) {
@@ -442,8 +442,7 @@ func (l *loop) escaped(m *Message) {
 		l.r.crash(func() { go l.run() })
 		return // and the process dies
 	}
-	m.reply.CompareAndSwap(replyOpen, replyLate)
-	l.settle(m.Socket, errGoexit)
+	l.settle(m, errGoexit)
 	l.r.stop(fmt.Errorf("zmqgrace: handler of socket %q: %w", m.Socket.name, errGoexit))
 	go l.run()
 }
@@ -506,7 +505,6 @@ func (l *loop) isDrained() bool {
 			continue
 		}
 		if readable(s.raw) {
-			l.empty = false
 			return false
 		}
 		s.emptied = true
