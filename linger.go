@@ -85,7 +85,7 @@ func (l *loop) flush() {
 		if s.typ == zmq4.PUB || s.typ == zmq4.XPUB {
 			// While running a slow subscriber loses messages rather than hold up the others. Now all that
 			// remains is owed, so libzmq shall say when one is at its high-water mark.
-			s.delivery.nodrop = s.raw.SetXpubNodrop(true) == nil
+			s.delivery.patient = true
 		}
 	}
 	for l.told() != forcing && l.broken == nil {
@@ -125,6 +125,7 @@ func (l *loop) flushTime() (wait time.Duration) {
 
 // closeSockets closes all of them, each with what is left of its linger.
 func (l *loop) closeSockets() {
+	l.crew.dismiss()
 	if !l.looked {
 		for _, s := range l.sockets {
 			if s.waitedFor() && readable(s.raw) {

@@ -11,12 +11,13 @@ import (
 )
 
 // A Handler serves one message. It runs on the loop goroutine, so while it runs nothing else is received
-// or sent. Its ctx carries the values of Run's ctx and is not cancelled by a signal: the handler has the
+// or sent, or, with [WithWorkers], on one of the workers. Its ctx carries the values of Run's ctx and is not cancelled by a signal: the handler has the
 // drain to finish. It is cancelled, with the cause of the end, when the drain has used up its time or the
 // end is forced.
 //
 // An error concerns this message alone: it is counted and logged, and the server goes on, because bad
-// input must not stop a server. [ErrStop] ends the server gracefully. On REP a handler that returns
+// input must not stop a server. [ErrStop] ends the server gracefully. [ErrDeferred] leaves the message in flight until
+// its [Message.Reply], which another handler or goroutine calls later. On REP a handler that returns
 // without a reply has an empty one sent for it, since the socket would be stuck otherwise.
 //
 // A panic is not recovered: the replies already given are flushed, for at most a second, and then the
@@ -30,14 +31,18 @@ type Message struct {
 
 	envelope [][]byte
 	reply    atomic.Int32 // one of the reply states
-	since    time.Time    // when its handler was called
+	handler  Handler
+	ctx      context.Context // for the handler
+	since    time.Time       // when it was called
+	late     bool            // it goes to the socket's Late
 }
 
 // The states of a message's reply.
 const (
-	replyOpen  = iota
-	replyGiven // by Reply
-	replyLate  // REP: the handler has returned, and an empty reply went out in its place
+	replyOpen     = iota
+	replyDeferred // the handler has returned, Reply is to come
+	replyGiven    // by Reply
+	replyLate     // REP: the handler has returned, and an empty reply went out in its place
 )
 
 // splitEnvelope tells what a ROUTER put before a message, and what its peer put there for the way back,
@@ -71,7 +76,8 @@ func (m *Message) Reply(frames ...[]byte) error {
 	if !canReply(s.typ) {
 		return fmt.Errorf("zmqgrace: reply on socket %q: a %v can't reply", s.name, s.typ)
 	}
-	if !m.reply.CompareAndSwap(replyOpen, replyGiven) {
+	deferred := m.reply.CompareAndSwap(replyDeferred, replyGiven)
+	if !deferred && !m.reply.CompareAndSwap(replyOpen, replyGiven) {
 		if m.reply.Load() == replyLate {
 			return fmt.Errorf("zmqgrace: reply on socket %q: too late, the handler had returned and a REP can't wait", s.name)
 		}
@@ -81,7 +87,11 @@ func (m *Message) Reply(frames ...[]byte) error {
 		frames = [][]byte{nil}
 	}
 	out := outgoing{frames: copyFrames(m.envelope, frames), reply: true}
-	if err := s.push(out, s); err != nil {
+	err := s.push(out, s)
+	if deferred {
+		s.r.loop.crew.replied(m, err)
+	}
+	if err != nil {
 		return fmt.Errorf("zmqgrace: reply on socket %q: %w", s.name, err)
 	}
 	return nil

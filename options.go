@@ -1,6 +1,7 @@
 package zmqgrace
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,6 +35,7 @@ type options struct {
 	drainLimit  time.Duration
 	linger      time.Duration
 	pollTimeout time.Duration
+	workers     int
 	logger      *slog.Logger
 	hook        func(Phase)
 	bad         []error
@@ -77,6 +79,9 @@ func (o *options) validate() {
 	}
 	if o.linger < 0 && o.linger != -1 {
 		o.reject("WithLinger(%v): a linger is positive, 0 to drop, or -1 for all the budget", o.linger)
+	}
+	if o.workers < 0 {
+		o.reject("WithWorkers(%d): the number must not be negative; 0 runs handlers inline", o.workers)
 	}
 	if o.pollTimeout == 0 {
 		o.reject("WithPollTimeout(0): the loop would never sleep; give a positive timeout, or a negative one for no limit")
@@ -147,6 +152,11 @@ func WithLinger(d time.Duration) Option { return func(o *options) { o.linger = d
 // error. The default is [DefaultPollTimeout].
 func WithPollTimeout(d time.Duration) Option { return func(o *options) { o.pollTimeout = d } }
 
+// WithWorkers has handlers run on n goroutines instead of the loop goroutine. Replies and sends still leave through the
+// loop. While all workers are busy nothing is received, so that libzmq's high-water marks hold the clients back. Order
+// between messages is then not kept. A REP still answers one request after the other. 0, the default, means inline.
+func WithWorkers(n int) Option { return func(o *options) { o.workers = n } }
+
 // WithLogger sets where the Runner logs its phases (Info), a handler's errors (Warn, sampled) and an
 // incomplete end (Error). The default is [slog.Default].
 func WithLogger(l *slog.Logger) Option {
@@ -174,10 +184,12 @@ func WithPhaseHook(fn func(Phase)) Option {
 type SocketOption func(*socketOptions)
 
 type socketOptions struct {
-	name   string
-	linger time.Duration
-	quiet  time.Duration
-	bad    []error
+	name    string
+	linger  time.Duration
+	quiet   time.Duration
+	goodbye func(ctx context.Context, s *Socket) error
+	late    Handler
+	bad     []error
 }
 
 // buildSocketOptions starts from the Runner's values, as far as they make sense for the type: what a SUB
@@ -228,5 +240,30 @@ func WithSocketQuiet(d time.Duration) SocketOption {
 			so.bad = append(so.bad, fmt.Errorf("WithSocketQuiet(%v): the duration must not be negative", d))
 		}
 		so.quiet = d
+	}
+}
+
+// WithGoodbye has fn called, on a goroutine of its own, when the drain begins: to tell a broker that this worker
+// takes no more work, for example, with [Socket.Send]. The drain waits for it to return, and the socket's quiet time
+// begins when it has. Its ctx is cancelled when the drain has used up its time. An error is logged.
+func WithGoodbye(fn func(ctx context.Context, s *Socket) error) SocketOption {
+	return func(so *socketOptions) {
+		if fn == nil {
+			so.bad = append(so.bad, errors.New("WithGoodbye(nil): give a function"))
+		}
+		so.goodbye = fn
+	}
+}
+
+// WithLate has h answer what arrives during the drain once the backlog is served ("try another server"): from the
+// socket's first empty moment on, at the latest from the drain limit on. Such messages count as Rejected. Clients that
+// never pause lose nothing if they heed it, resend elsewhere, and keep the old socket until all they sent there is
+// answered.
+func WithLate(h Handler) SocketOption {
+	return func(so *socketOptions) {
+		if h == nil {
+			so.bad = append(so.bad, errors.New("WithLate(nil): give a handler"))
+		}
+		so.late = h
 	}
 }

@@ -15,6 +15,9 @@ const (
 	// dropped. It bounds what one frozen client costs the others, and the end.
 	peerPatience = time.Second
 
+	// lossyTime is how long a publisher then drops for slow subscribers before it waits for them again.
+	lossyTime = 10 * peerPatience
+
 	// retryTick is how soon a send is tried again where libzmq can't tell when it will work: POLLOUT says
 	// nothing on a mandatory ROUTER and on a publisher that must not drop (router.cpp, xpub.cpp).
 	retryTick = time.Millisecond
@@ -179,7 +182,10 @@ type delivery struct {
 	retried time.Time            // when the held were last tried
 	fresh   bool                 // ZMQ_EVENTS was read in this delivery
 	moved   time.Time            // when libzmq last took something, or the first message got stuck
-	nodrop  bool                 // PUB, XPUB in the flush: libzmq refuses rather than drops
+	patient bool                 // PUB, XPUB in the flush, or behind a proxy: wait for slow subscribers
+	nodrop  bool                 // so libzmq refuses rather than drops
+
+	lossyUntil time.Time // but not now, since one took nothing for too long
 }
 
 // pending reports whether something waits for libzmq to take it.
@@ -235,6 +241,9 @@ func (s *Socket) deliver(now time.Time) {
 // sendInOrder is the delivery of all types but ROUTER: what can't go holds up what is behind it.
 func (s *Socket) sendInOrder(now time.Time, t *tally) {
 	d := &s.delivery
+	if d.patient && !d.nodrop && !now.Before(d.lossyUntil) {
+		d.nodrop = s.raw.SetXpubNodrop(true) == nil
+	}
 sending:
 	for _, out := range d.taken {
 		if s.awaiting {
@@ -246,10 +255,10 @@ sending:
 				break
 			}
 			// One subscriber has held up all the others for long enough.
-			d.nodrop = false
 			if s.raw.SetXpubNodrop(false) != nil {
 				break
 			}
+			d.nodrop, d.lossyUntil = false, now.Add(lossyTime)
 			err = send(s.raw, s.typ, out.frames)
 		}
 		switch {

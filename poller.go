@@ -1,13 +1,10 @@
 package zmqgrace
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,13 +38,15 @@ const (
 type loop struct {
 	r        *Runner
 	stage    atomic.Int32
-	sleeping atomic.Bool             // it polls, or is about to: wake it
-	current  atomic.Pointer[Message] // whose handler it is in
+	sleeping atomic.Bool // it polls, or is about to: wake it
+	crew     *crew
 
-	mu      sync.Mutex
-	news    []*Socket    // whose outboxes were written to
-	doorman *zmq4.Socket // the end of an inproc PAIR through which others wake the loop
-	plan    plan
+	mu        sync.Mutex
+	news      []*Socket // whose outboxes were written to
+	newTimers []*timer
+	roused    bool         // look at everything again
+	doorman   *zmq4.Socket // the end of an inproc PAIR through which others wake the loop
+	plan      plan
 
 	drainedC chan struct{} // closed when the loop serves no more
 	closedC  chan struct{} // closed when all sockets are
@@ -63,7 +62,10 @@ type loop struct {
 	stale    bool      // the poller must be made anew
 	owing    []*Socket // that have something to deliver
 	seen     stage
+	timers   []*timer
+	warner   warner
 	drain    bool          // the drain has begun
+	late     bool          // and is past its limit
 	empty    bool          // the last poll found nothing to read
 	looked   bool          // the last look at every socket found nothing to read
 	waited   time.Duration // in poll, in all
@@ -71,18 +73,21 @@ type loop struct {
 }
 
 func newLoop(r *Runner) *loop {
-	return &loop{
+	l := &loop{
 		r:        r,
 		drainedC: make(chan struct{}),
 		closedC:  make(chan struct{}),
 		termedC:  make(chan struct{}),
 		stale:    true,
 	}
+	l.crew = newCrew(l, r.opts.workers)
+	return l
 }
 
-func (l *loop) drained() <-chan struct{} { return l.drainedC }
-func (l *loop) closed() <-chan struct{}  { return l.closedC }
-func (l *loop) busy() bool               { return l.noQuiet.Load() }
+func (l *loop) running() []RunningHandler { return l.crew.running() }
+func (l *loop) drained() <-chan struct{}  { return l.drainedC }
+func (l *loop) closed() <-chan struct{}   { return l.closedC }
+func (l *loop) busy() bool                { return l.noQuiet.Load() }
 
 // open makes the PAIR that wakes the loop.
 func (l *loop) open() error {
@@ -106,6 +111,7 @@ func (l *loop) open() error {
 	l.mu.Lock()
 	l.doorbell, l.doorman = pair[0], pair[1]
 	l.mu.Unlock()
+	l.crew.hire()
 	return nil
 }
 
@@ -154,6 +160,21 @@ func (l *loop) notice(s *Socket) {
 	l.wake()
 }
 
+// rouse has the loop look at everything again. Any goroutine.
+func (l *loop) rouse() {
+	l.mu.Lock()
+	l.roused = true
+	l.mu.Unlock()
+	l.wake()
+}
+
+// hasNews reports whether others have done something that the loop has not looked at.
+func (l *loop) hasNews() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.news) > 0 || len(l.newTimers) > 0 || l.roused || l.crew.news()
+}
+
 // wake ends the loop's sleep. Any goroutine. The flag sees to it that a sleep gets one message, so that
 // the PAIR can never be full.
 func (l *loop) wake() {
@@ -172,19 +193,26 @@ func (l *loop) serve() {
 		if l.told() == draining && l.isDrained() {
 			return
 		}
-		l.deliverAll()
+		l.workOff()
 		for _, s := range l.poll(l.patience(), true) {
 			l.turn(s)
-			l.deliverAll() // before the next socket's turn: nobody waits for a reply longer than for his own
+			l.workOff() // before the next socket's turn: nobody waits for a reply longer than for his own
 		}
 	}
+}
+
+// workOff sees to all that is not a message: timers, what workers are through with, outboxes.
+func (l *loop) workOff() {
+	l.fireTimers()
+	l.crew.hear()
+	l.deliverAll()
 }
 
 // deliverAll sends what is on the outboxes, as far as it goes.
 func (l *loop) deliverAll() {
 	l.mu.Lock()
 	news := l.news
-	l.news = nil
+	l.news, l.roused = nil, false
 	l.mu.Unlock()
 	for _, s := range news {
 		if !s.owing {
@@ -209,7 +237,7 @@ func (l *loop) deliverAll() {
 func (l *loop) patience() time.Duration {
 	longest := l.r.opts.pollTimeout
 	if l.drain {
-		if time.Until(l.plan.limit) > 0 {
+		if !l.late {
 			longest = min(l.unquiet(), quietSlice)
 		} else if l.empty {
 			longest = retryTick // what is waited for does not always ring
@@ -219,10 +247,14 @@ func (l *loop) patience() time.Duration {
 	}
 	for _, s := range l.owing {
 		if s.delivery.holding > 0 || s.delivery.nodrop {
-			return retryTick
+			longest = min(longest, retryTick)
+			if longest < 0 {
+				longest = retryTick
+			}
+			break
 		}
 	}
-	return longest
+	return l.untilTimer(longest)
 }
 
 // unquiet is how much quiet is missing yet; at least a millisecond, which is the shortest sleep of poll.
@@ -268,11 +300,9 @@ func (l *loop) poll(timeout time.Duration, receiving bool) []*Socket {
 	if timeout != 0 {
 		// From here on others ring. What they did before must be seen now.
 		l.sleeping.Store(true)
-		l.mu.Lock()
-		if len(l.news) > 0 || l.told() != l.seen {
+		if l.hasNews() || l.told() != l.seen {
 			timeout = 0
 		}
-		l.mu.Unlock()
 	}
 	l.seen = l.told()
 	start := time.Now()
@@ -305,10 +335,16 @@ func (l *loop) poll(timeout time.Duration, receiving bool) []*Socket {
 	return ready
 }
 
-// mayReceive reports whether s's messages may be taken now: not while an outbox that its handler sent to
-// is full.
+// mayReceive reports whether s's messages may be taken now: not while it is paused, an outbox that its handler sent
+// to is full, or nobody is there to handle them.
 func (s *Socket) mayReceive() bool {
-	return canReceive(s.typ) && s.pauses.Load() == 0 && s.r.handlerOf(s) != nil
+	if !canReceive(s.typ) || s.pauses.Load() != 0 || s.asleep.Load() {
+		return false
+	}
+	if s.link != nil && !s.rejecting() {
+		return !s.shutFront()
+	}
+	return s.r.loop.crew.idle() && (s.r.handlerOf(s) != nil || s.rejecting())
 }
 
 // refresh makes the poller anew where sockets have come or gone.
@@ -345,7 +381,13 @@ func (l *loop) turn(s *Socket) {
 		}
 		s.touch()
 		s.awaiting = false
-		now := l.handle(s, frames)
+		s.count(func(c *SocketReport) { c.Received++; c.InFlight++ })
+		if late := s.rejecting(); s.link != nil && !late {
+			s.forward(frames)
+		} else {
+			l.crew.take(s.message(frames, late))
+		}
+		now := time.Now()
 		if s.typ == zmq4.REP && !s.closed {
 			s.deliver(now) // it takes the next request when the reply is out
 		}
@@ -353,6 +395,16 @@ func (l *loop) turn(s *Socket) {
 			return
 		}
 	}
+}
+
+// message makes what s received a message for its handler, or for Late.
+func (s *Socket) message(frames [][]byte, late bool) *Message {
+	m := &Message{Socket: s, handler: s.r.handlerOf(s), ctx: s.ctx, late: late}
+	if late {
+		m.handler = s.late
+	}
+	m.envelope, m.Frames = splitEnvelope(s.typ, frames)
+	return m
 }
 
 // receiveFailed tells an empty socket from a broken one.
@@ -363,201 +415,6 @@ func (l *loop) receiveFailed(s *Socket, err error) {
 	case l.fatal(err):
 	default:
 		s.warn("a message could not be received", err)
-	}
-}
-
-// handle has one message handled, and returns when that was over.
-func (l *loop) handle(s *Socket, frames [][]byte) time.Time {
-	m := &Message{Socket: s}
-	m.envelope, m.Frames = splitEnvelope(s.typ, frames)
-	s.count(func(c *SocketReport) { c.Received++; c.InFlight++ })
-	l.settle(m, l.call(m))
-	return time.Now()
-}
-
-var errNoReply = errors.New("the handler returned without a reply, an empty one was sent")
-
-// call runs the handler, where a panic and Goexit are seen.
-func (l *loop) call(m *Message) (err error) {
-	m.since = time.Now()
-	l.current.Store(m)
-	returned := false
-	defer func() {
-		l.current.Store(nil)
-		if !returned {
-			l.escaped(m)
-		}
-	}()
-	err = l.r.handlerOf(m.Socket)(m.Socket.ctx, m)
-	returned = true
-	return err
-}
-
-// settle counts a handled message by its handler's error. A REP that was given no reply gets an empty one.
-func (l *loop) settle(m *Message, err error) {
-	s := m.Socket
-	if s.typ == zmq4.REP && m.reply.CompareAndSwap(replyOpen, replyLate) {
-		s.push(outgoing{frames: [][]byte{nil}, reply: true}, nil)
-		if err == nil {
-			err = errNoReply
-		}
-	}
-	stop := errors.Is(err, ErrStop)
-	after := isClosed(l.r.asked)
-	s.count(func(c *SocketReport) {
-		c.InFlight--
-		switch {
-		case err != nil && !stop:
-			c.Failed++
-		case after:
-			c.Handled++
-			c.Drained++
-		default:
-			c.Handled++
-		}
-	})
-	if stop {
-		l.r.stop(err)
-	} else if err != nil {
-		s.warn("a handler failed", err)
-	}
-}
-
-// warn logs what went wrong with a message, at most once a second a socket: a client must not be able to
-// flood the log.
-func (s *Socket) warn(what string, err error) {
-	now := time.Now()
-	if now.Sub(s.warned) < time.Second {
-		s.silenced++
-		return
-	}
-	s.r.opts.logger.Warn("zmqgrace: "+what, "socket", s.name, "error", err, "not_logged", s.silenced)
-	s.warned, s.silenced = now, 0
-}
-
-// escaped deals with a handler that did not return. It runs on the loop goroutine, which is lost.
-func (l *loop) escaped(m *Message) {
-	if panicking() {
-		l.tell(crashing)
-		l.r.crash(func() { go l.run() })
-		return // and the process dies
-	}
-	l.settle(m, errGoexit)
-	l.r.stop(fmt.Errorf("zmqgrace: handler of socket %q: %w", m.Socket.name, errGoexit))
-	go l.run()
-}
-
-var errGoexit = errors.New("it called runtime.Goexit (as testing's FailNow does), which is for goroutines of one's own")
-
-// panicking reports whether the deferred function that calls it runs because of a panic, not of Goexit. It
-// does not recover: a value that is raised again is no longer the original panic.
-func panicking() bool {
-	var pcs [64]uintptr
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
-	for {
-		f, more := frames.Next()
-		switch {
-		case strings.HasPrefix(f.Function, "runtime.gopanic"):
-			return true
-		case strings.HasPrefix(f.Function, "runtime.Goexit"):
-			return false
-		case !more:
-			return true
-		}
-	}
-}
-
-// isDrained reports whether the drain is complete, or past its limit and at an empty moment.
-func (l *loop) isDrained() bool {
-	if !l.drain {
-		l.drain = true
-		l.empty = false
-		for _, s := range l.sockets {
-			s.count(func(c *SocketReport) { c.droppedAtStart = c.Dropped })
-			s.mark = max(s.mark, l.waited-s.quiet+oneMoreLook)
-		}
-	}
-	now := time.Now()
-	late := !now.Before(l.plan.limit)
-	if late {
-		l.giveUpSenders(now)
-	}
-	if !l.empty {
-		return false
-	}
-	noisy := false
-	for _, s := range l.sockets {
-		missing := s.quietMissing()
-		noisy = noisy || s.awaiting || missing > oneMoreLook || missing > 0 && !late
-		if s.queued() > 0 && s.feedsOwn() {
-			return false
-		}
-		if late && s.delivery.pending() && now.Sub(s.delivery.moved) < peerPatience {
-			return false // its peer is reading
-		}
-	}
-	if noisy && !late {
-		return false
-	}
-	// The last look; it sees also the sockets that are paused.
-	for _, s := range l.sockets {
-		if !s.waitedFor() {
-			continue
-		}
-		if readable(s.raw) {
-			return false
-		}
-		s.emptied = true
-	}
-	l.looked = true
-	l.noQuiet.Store(noisy)
-	return true
-}
-
-// waitedFor reports whether what s has to read must be handled before the end. A subscriber's stream has no
-// end, so one empty moment will do; subscriptions at a publisher are of no use to anybody then.
-func (s *Socket) waitedFor() bool {
-	if s.typ == zmq4.XPUB && s.endless() {
-		return false
-	}
-	return canReceive(s.typ) && !(s.endless() && s.emptied)
-}
-
-// giveUpSenders ends the waiting of goroutines in Send on sockets whose peers take nothing, once the drain is
-// past its limit: the drain waits for what they are part of.
-func (l *loop) giveUpSenders(now time.Time) {
-	for _, s := range l.owing {
-		if now.Sub(s.delivery.moved) >= peerPatience {
-			s.giveUp()
-		}
-	}
-}
-
-// feedsOwn reports whether s is connected to another socket of this Runner.
-func (s *Socket) feedsOwn() bool {
-	for _, e := range s.report().Endpoints {
-		if !strings.HasPrefix(e, "inproc://") {
-			continue
-		}
-		for _, other := range s.r.loop.sockets {
-			if other != s && slices.Contains(other.report().Endpoints, e) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// abandonBacklog receives, for a moment, what nobody will handle any more, so that it is counted.
-func (l *loop) abandonBacklog() {
-	end := time.Now().Add(sortingTime)
-	for _, s := range l.sockets {
-		for canReceive(s.typ) && l.told() == abandoning && time.Now().Before(end) {
-			if _, err := receive(s.raw); err != nil {
-				break
-			}
-			s.count(func(c *SocketReport) { c.Received++; c.Abandoned++ })
-		}
 	}
 }
 
@@ -603,21 +460,4 @@ func wholeMillis(d time.Duration) time.Duration {
 		return math.MaxInt32 * time.Millisecond // libzmq's int
 	}
 	return (d + time.Millisecond - 1).Truncate(time.Millisecond)
-}
-
-// running returns the handlers that have not returned.
-func (l *loop) running() []RunningHandler {
-	m := l.current.Load()
-	if m == nil {
-		return nil
-	}
-	return []RunningHandler{{Socket: m.Socket.name, RoutingID: m.routingID(), For: time.Since(m.since)}}
-}
-
-type callerKey struct{}
-
-// callerOf returns the socket whose handler ctx was given to, if it was one of r.
-func callerOf(ctx context.Context, r *Runner) (*Socket, bool) {
-	s, ok := ctx.Value(callerKey{}).(*Socket)
-	return s, ok && s.r == r
 }

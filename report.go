@@ -18,6 +18,11 @@ var (
 	// another error, Run returns that.
 	ErrStop = errors.New("zmqgrace: stop")
 
+	// ErrDeferred, returned by a handler, says that the message will be replied to later: it stays in flight until
+	// its Reply, the end of the drain waits for it, and at the hard end it counts as abandoned. Only
+	// a message that can be replied to can be deferred.
+	ErrDeferred = errors.New("zmqgrace: deferred")
+
 	// ErrShutdown is the cause in the report when [Runner.Shutdown] ended the server.
 	ErrShutdown = errors.New("zmqgrace: Shutdown was called")
 
@@ -41,14 +46,14 @@ func (e *SignalError) Error() string { return "zmqgrace: ended by signal: " + e.
 type ShutdownError struct {
 	Phase   Phase            // where the budget ran out, or where the loss was seen
 	Sockets []SocketReport   // those that still held something
-	Running []RunningHandler // handlers that did not return in time
+	Running []RunningHandler // handlers, timers, Go and Goodbye functions that did not return in time
 	Leaked  bool             // Term still waits for a socket made in the context that the Runner never saw
 	Err     error            // context.DeadlineExceeded, or ErrForced
 }
 
-// A RunningHandler is a handler that did not return before the end of the drain.
+// A RunningHandler is a handler, or other function of the user, that did not return before the end of the drain.
 type RunningHandler struct {
-	Socket    string        // name of the socket where its message arrived
+	Socket    string        // name of the socket where its message arrived; empty for a timer and a Go function
 	RoutingID string        // of the peer, in hex; empty but for ROUTER
 	For       time.Duration // how long it had been running
 }
@@ -58,7 +63,11 @@ func (e *ShutdownError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "zmqgrace: incomplete end, seen while %v: %v", e.Phase, e.Err)
 	for _, h := range e.Running {
-		fmt.Fprintf(&b, "; a handler of socket %q was still running after %v", h.Socket, h.For.Round(time.Millisecond))
+		what := "a timer or Go function"
+		if h.Socket != "" {
+			what = fmt.Sprintf("a handler of socket %q", h.Socket)
+		}
+		fmt.Fprintf(&b, "; %s was still running after %v", what, h.For.Round(time.Millisecond))
 		if h.RoutingID != "" {
 			fmt.Fprintf(&b, " (routing id %s)", h.RoutingID)
 		}
@@ -105,7 +114,7 @@ type SocketReport struct {
 	Received  int // messages taken from the socket
 	Handled   int // whose handler returned nil or ErrStop
 	Failed    int // whose handler returned another error, or no reply on REP
-	Rejected  int // that were turned away when the server was ending
+	Rejected  int // that went to Late
 	InFlight  int // whose handler has not returned
 	Abandoned int // left when the time was over: not handled, or their handler had not returned
 	Drained   int // of the handled, those after the end was asked for

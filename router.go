@@ -46,6 +46,7 @@ func (s *Socket) route(now time.Time, t *tally) {
 			default:
 				t.unroutable++
 				delete(d.held, string(id))
+				s.unowe(string(id))
 				continue
 			}
 		}
@@ -75,6 +76,7 @@ func (s *Socket) retry(id string, p *heldPeer, now time.Time, t *tally) {
 		}
 		if err != nil {
 			t.unroutable += d.forget(p)
+			s.unowe(id)
 			break
 		}
 		p.bytes -= p.queue[0].bytes()

@@ -91,6 +91,9 @@ type Runner struct {
 	base    context.Context // of the handlers' contexts
 	cancel  context.CancelCauseFunc
 
+	routines routines
+	draining chan struct{} // closed when the drain begins
+
 	signals  chan os.Signal
 	signaled bool // once, so the next one forces the end
 	plan     plan
@@ -159,15 +162,16 @@ func New(opts ...Option) (*Runner, error) {
 
 func newRunner(o options) *Runner {
 	return &Runner{
-		opts:    o,
-		signals: make(chan os.Signal, 2),
-		asked:   make(chan struct{}),
-		forced:  make(chan struct{}),
-		fallen:  make(chan struct{}),
-		done:    make(chan struct{}),
-		hooks:   make(chan Phase, len(phaseNames)), // every phase comes at most once
-		hooked:  make(chan struct{}),
-		made:    make(map[zmq4.Type]int),
+		opts:     o,
+		signals:  make(chan os.Signal, 2),
+		draining: make(chan struct{}),
+		asked:    make(chan struct{}),
+		forced:   make(chan struct{}),
+		fallen:   make(chan struct{}),
+		done:     make(chan struct{}),
+		hooks:    make(chan Phase, len(phaseNames)), // every phase comes at most once
+		hooked:   make(chan struct{}),
+		made:     make(map[zmq4.Type]int),
 	}
 }
 
@@ -225,6 +229,7 @@ func (r *Runner) begin(ctx context.Context, h Handler) error {
 	}
 	go r.callHook()
 	r.enter(Running)
+	r.startRoutines()
 	go r.engine.run()
 	return nil
 }
@@ -258,6 +263,8 @@ func (r *Runner) drain() {
 		return
 	}
 	r.enter(Draining)
+	close(r.draining)
+	r.routines.cancel(r.cause)
 	r.engine.beginDrain(r.plan)
 	if !r.await(r.engine.drained(), r.plan.hardEnd) {
 		r.overran()
@@ -273,6 +280,7 @@ func (r *Runner) drain() {
 // close has the outboxes flushed, the sockets closed and the context terminated.
 func (r *Runner) close() {
 	r.enter(Closing)
+	r.routines.close()
 	if r.awaitClosed(); r.isForced() {
 		r.closeNow()
 	}
@@ -326,14 +334,14 @@ func (r *Runner) finish() error {
 }
 
 // Shutdown asks for the graceful end, then waits until Run returns, at most until ctx ends, and returns Run's
-// error, or ctx's. Any goroutine may call it, more than once. With the ctx that a handler got it only asks.
+// error, or ctx's. Any goroutine may call it, more than once. With a ctx that the Runner gave (to a handler, a timer, a Go function) it only asks.
 // On a Runner that never ran it flushes, closes and terminates within the grace.
 func (r *Runner) Shutdown(ctx context.Context) error {
 	r.ask(ErrShutdown)
 	if r.use() {
 		go r.retire()
 	}
-	if _, ok := callerOf(ctx, r); ok {
+	if ownedBy(ctx, r) {
 		return nil
 	}
 	select {
@@ -497,7 +505,7 @@ func (r *Runner) isForced() bool { return isClosed(r.forced) }
 
 // overran notes where the end is, the first time, and which handlers run, the last time that any do.
 func (r *Runner) overran() {
-	running := r.engine.running()
+	running := append(r.engine.running(), r.routines.report()...)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.overrun == nil {
@@ -625,6 +633,12 @@ func (r *Runner) use() bool {
 	return !was
 }
 
+func (r *Runner) isUsed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.used
+}
+
 func (r *Runner) unuse() {
 	r.mu.Lock()
 	r.used = false
@@ -635,7 +649,7 @@ func (r *Runner) unuse() {
 func (r *Runner) check(h Handler) error {
 	sockets := r.openSockets()
 	for _, s := range sockets {
-		if canReceive(s.typ) && s.handler == nil && h == nil {
+		if canReceive(s.typ) && s.handler == nil && h == nil && s.link == nil {
 			return fmt.Errorf("socket %q can receive and has no handler: give one to Run, or call Handle", s.name)
 		}
 		if err := s.readHighWaterMark(); err != nil {
@@ -648,9 +662,9 @@ func (r *Runner) check(h Handler) error {
 // prepare sets what handlers get.
 func (r *Runner) prepare(ctx context.Context, h Handler) {
 	r.handler = h
-	r.base, r.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	r.base, r.cancel = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), ownerKey{}, r))
 	for _, s := range r.openSockets() {
-		s.ctx = context.WithValue(r.base, callerKey{}, s)
+		s.ctx = context.WithValue(r.base, callerKey{}, caller{r, s})
 	}
 }
 
@@ -663,22 +677,19 @@ func (r *Runner) handlerOf(s *Socket) Handler {
 
 // mayTouch reports why the sockets may not be touched from here and now, as far as it can be told.
 func (r *Runner) mayTouch() error {
-	r.mu.Lock()
-	used := r.used
-	r.mu.Unlock()
 	switch {
-	case !used, r.loop.current.Load() != nil:
+	case !r.isUsed(), r.loop.crew.inside[0].Load() != nil:
 		return nil
 	case isClosed(r.done):
 		return ErrClosed
 	}
-	return errors.New("while the Runner runs, only its handlers may do that")
+	return errors.New("while the Runner runs, only its inline handlers and timers may do that")
 }
 
 // add makes s one of the Runner's sockets.
 func (r *Runner) add(s *Socket) {
 	if r.base != nil {
-		s.ctx = context.WithValue(r.base, callerKey{}, s)
+		s.ctx = context.WithValue(r.base, callerKey{}, caller{r, s})
 	}
 	s.touch()
 	r.loop.stale = true

@@ -24,10 +24,16 @@ type Socket struct {
 	linger  time.Duration // -1: all the budget
 	quiet   time.Duration
 	handler Handler
+	late    Handler
+	goodbye func(ctx context.Context, s *Socket) error
+	link    *link // to the other side of its proxy
+	warner  warner
 	ctx     context.Context // for its handler; names the socket as the sender that backpressure pauses
 
 	noticed atomic.Bool  // the loop knows that there is something on the outbox
 	pauses  atomic.Int32 // full outboxes that its handler sent to: it receives nothing until they have room
+
+	asleep atomic.Bool // Pause
 
 	// The loop's own.
 	polledFor zmq4.State    // what the poller looks for
@@ -38,8 +44,6 @@ type Socket struct {
 	closed    bool
 	deadline  time.Time // when its linger ends
 	delivery  delivery
-	warned    time.Time // when a handler's error was last logged
-	silenced  int       // errors since, not logged
 
 	mu     sync.Mutex // guards what follows
 	outbox outbox
@@ -51,7 +55,7 @@ type Socket struct {
 // gets ROUTER_MANDATORY (so that it says what it can't route), and REP a send high-water mark of 0, because
 // it drops replies silently there (libzmq router.cpp, rep.cpp).
 //
-// While the Runner runs, only a handler may call it.
+// While the Runner runs, only an inline handler or a timer may call it.
 func (r *Runner) NewSocket(t zmq4.Type, opts ...SocketOption) (*Socket, error) {
 	fail := func(err error) (*Socket, error) {
 		return nil, fmt.Errorf("zmqgrace: new %v socket: %w", t, err)
@@ -80,7 +84,7 @@ func (r *Runner) NewSocket(t zmq4.Type, opts ...SocketOption) (*Socket, error) {
 // already bound or connected to. From then on the Runner alone may use it and close it. Options that apply
 // to later connections alone, such as high-water marks, stay as they were when those were made.
 //
-// While the Runner runs, only a handler may call it.
+// While the Runner runs, only an inline handler or a timer may call it.
 func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) {
 	fail := func(err error) (*Socket, error) {
 		return nil, fmt.Errorf("zmqgrace: adopt: %w", err)
@@ -143,7 +147,7 @@ func (r *Runner) own(raw *zmq4.Socket, t zmq4.Type, so socketOptions) (*Socket, 
 			return nil, err
 		}
 	}
-	s := &Socket{r: r, raw: raw, typ: t, name: so.name, linger: so.linger, quiet: so.quiet}
+	s := &Socket{r: r, raw: raw, typ: t, name: so.name, linger: so.linger, quiet: so.quiet, late: so.late, goodbye: so.goodbye}
 	s.counts = SocketReport{Name: so.name, Type: t, linger: so.linger}
 	if err := s.readHighWaterMark(); err != nil {
 		return nil, err
@@ -166,13 +170,13 @@ func (s *Socket) readHighWaterMark() error {
 
 // Bind accepts connections at endpoint, like zmq_bind: "tcp://*:5555", "tcp://127.0.0.1:*" for a free port
 // (see Endpoint), "ipc:///run/service.sock", "inproc://name". ipc takes over the path of a live server
-// without an error. While the Runner runs, only a handler may call it.
+// without an error. While the Runner runs, only an inline handler or a timer may call it.
 func (s *Socket) Bind(endpoint string) error {
 	return s.attach("bind", endpoint, s.raw.Bind)
 }
 
 // Connect connects to endpoint, like zmq_connect: it returns at once, also where nobody listens yet.
-// While the Runner runs, only a handler may call it.
+// While the Runner runs, only an inline handler or a timer may call it.
 func (s *Socket) Connect(endpoint string) error {
 	return s.attach("connect", endpoint, s.raw.Connect)
 }
@@ -202,7 +206,7 @@ func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
 
 // Close closes this socket alone: what is on its outbox and can be sent is sent, the rest is left to its
 // linger. Messages that it has not delivered yet are lost, as with every ZeroMQ socket. The other
-// sockets are served on. While the Runner runs, only a handler may call it. A second Close does nothing.
+// sockets are served on. While the Runner runs, only an inline handler or a timer may call it. A second Close does nothing.
 func (s *Socket) Close() error {
 	if err := s.r.mayTouch(); errors.Is(err, ErrClosed) {
 		return nil // the end of the Runner closed it
@@ -240,6 +244,17 @@ func (s *Socket) Name() string { return s.name }
 // Set high-water marks before Bind and Connect. Do not close it, and do not receive from it; a send on it
 // that blocks, blocks the loop (the end of the Runner's grace frees it).
 func (s *Socket) Raw() *zmq4.Socket { return s.raw }
+
+// Pause has the socket receive nothing more until Resume, as a broker does while it has no worker: what comes
+// waits in libzmq, whose high-water mark then holds the peers back. It takes effect at once; any goroutine may call
+// it. A paused socket with something to read holds up the drain until its hard end.
+func (s *Socket) Pause() { s.asleep.Store(true) }
+
+// Resume ends Pause. Any goroutine may call it.
+func (s *Socket) Resume() {
+	s.asleep.Store(false)
+	s.r.loop.rouse()
+}
 
 // report is a copy of the socket's counts at this moment.
 func (s *Socket) report() SocketReport {

@@ -1,0 +1,121 @@
+package zmqgrace
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+// isDrained reports whether the drain is complete, or past its limit and at an empty moment.
+func (l *loop) isDrained() bool {
+	if !l.drain {
+		l.drain = true
+		l.empty = false
+		for _, s := range l.sockets {
+			s.count(func(c *SocketReport) { c.droppedAtStart = c.Dropped })
+			s.mark = max(s.mark, l.waited-s.quiet+oneMoreLook)
+			s.sayGoodbye()
+		}
+	}
+	now := time.Now()
+	l.late = !now.Before(l.plan.limit)
+	late := l.late
+	if late {
+		l.giveUpSenders(now)
+	}
+	if !l.empty || l.hasNews() || l.crew.inFlight() || l.r.routines.busy() {
+		return false
+	}
+	noisy := false
+	for _, s := range l.sockets {
+		missing := s.quietMissing()
+		noisy = noisy || s.awaiting || missing > oneMoreLook || missing > 0 && !late
+		if s.queued() > 0 && s.feedsOwn() || s.outstanding(now, l.r.opts.drainLimit) {
+			return false
+		}
+		if late && s.delivery.pending() && now.Sub(s.delivery.moved) < peerPatience {
+			return false // its peer is reading
+		}
+	}
+	if noisy && !late {
+		return false
+	}
+	// The last look; it sees also the sockets that are paused.
+	for _, s := range l.sockets {
+		if !s.waitedFor() {
+			continue
+		}
+		if readable(s.raw) {
+			return false
+		}
+		s.emptied = true
+	}
+	l.looked = true
+	l.noQuiet.Store(noisy)
+	return true
+}
+
+// waitedFor reports whether what s has to read must be handled before the end. A subscriber's stream has no
+// end, so one empty moment will do; subscriptions at a publisher are of no use to anybody then.
+func (s *Socket) waitedFor() bool {
+	if s.typ == zmq4.XPUB && s.endless() || s.shutFront() {
+		return false
+	}
+	return canReceive(s.typ) && !(s.endless() && s.emptied)
+}
+
+// rejecting reports whether what s receives goes to Late: the backlog of the drain is served, or its limit over.
+func (s *Socket) rejecting() bool {
+	l := s.r.loop
+	return s.late != nil && l.drain && (s.emptied || l.late)
+}
+
+// shutFront reports whether s is the frontend of a proxy that takes nothing more, so that what it has taken can
+// come to an end.
+func (s *Socket) shutFront() bool {
+	return s.r.loop.late && s.late == nil && s.link != nil && s.link.front && s.link.owed != nil
+}
+
+// giveUpSenders ends the waiting of goroutines in Send on sockets whose peers take nothing, once the drain is
+// past its limit: the drain waits for what they are part of.
+func (l *loop) giveUpSenders(now time.Time) {
+	for _, s := range l.owing {
+		if now.Sub(s.delivery.moved) >= peerPatience {
+			s.giveUp()
+		}
+	}
+}
+
+// feedsOwn reports whether s is connected to another socket of this Runner.
+func (s *Socket) feedsOwn() bool {
+	for _, e := range s.report().Endpoints {
+		if !strings.HasPrefix(e, "inproc://") {
+			continue
+		}
+		for _, other := range s.r.loop.sockets {
+			if other != s && slices.Contains(other.report().Endpoints, e) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// abandonBacklog receives, for a moment, what nobody will handle any more, so that it is counted.
+func (l *loop) abandonBacklog() {
+	end := time.Now().Add(sortingTime)
+	for _, s := range l.sockets {
+		for canReceive(s.typ) && l.told() == abandoning && time.Now().Before(end) {
+			if _, err := receive(s.raw); err != nil {
+				break
+			}
+			s.count(func(c *SocketReport) { c.Received++; c.Abandoned++ })
+		}
+	}
+	// Handlers that heed their cancelled context can still reply.
+	for l.crew.hear(); l.crew.busy > 0 && l.told() == abandoning && time.Now().Before(end); l.crew.hear() {
+		l.poll(time.Until(end), false)
+	}
+}

@@ -1,0 +1,289 @@
+package zmqgrace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+// crew is who runs handlers: the loop goroutine, or workers. It counts what is in flight.
+type crew struct {
+	loop     *loop
+	size     int                       // workers; 0: handlers run inline
+	jobs     chan *Message             // for the workers
+	busy     int                       // workers that have a message; the loop's own
+	inside   []atomic.Pointer[Message] // whose handler runs: on the loop goroutine first, then on the workers
+	deferred atomic.Int64              // messages whose handler will be followed by a Reply
+
+	mu    sync.Mutex // guards what the loop is to hear of
+	done  int        // messages that workers are through with
+	moved []*Socket  // whose quiet begins anew
+}
+
+func newCrew(l *loop, size int) *crew {
+	return &crew{loop: l, size: size, jobs: make(chan *Message, size), inside: make([]atomic.Pointer[Message], size+1)}
+}
+
+// hire starts the workers.
+func (c *crew) hire() {
+	for i := range c.size {
+		go c.work(i + 1)
+	}
+}
+
+// dismiss lets the workers go home that are not stuck.
+func (c *crew) dismiss() { close(c.jobs) }
+
+func (c *crew) work(place int) {
+	for m := range c.jobs {
+		c.handle(place, m)
+		c.hand(m.Socket)
+	}
+}
+
+// idle reports whether another message can be handled now.
+func (c *crew) idle() bool { return c.size == 0 || c.busy < c.size }
+
+// take has m handled: here and now, or by a worker.
+func (c *crew) take(m *Message) {
+	if c.size == 0 {
+		c.handle(0, m)
+		return
+	}
+	c.busy++
+	c.jobs <- m // there is room: a worker is idle
+}
+
+// hand tells the loop that a worker is through with a message of s.
+func (c *crew) hand(s *Socket) {
+	c.mu.Lock()
+	c.done++
+	c.mu.Unlock()
+	c.stir(s)
+}
+
+// stir tells the loop that something happened elsewhere that begins s's quiet anew.
+func (c *crew) stir(s *Socket) {
+	c.mu.Lock()
+	c.moved = append(c.moved, s)
+	c.mu.Unlock()
+	c.loop.wake()
+}
+
+// hear is the loop's side of hand and stir.
+func (c *crew) hear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy -= c.done
+	c.done = 0
+	for _, s := range c.moved {
+		s.touch()
+	}
+	c.moved = c.moved[:0]
+}
+
+// news reports whether the loop has something to hear.
+func (c *crew) news() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.moved) > 0
+}
+
+// inFlight reports whether a message is with a worker, or waits for its deferred reply.
+func (c *crew) inFlight() bool { return c.busy > 0 || c.deferred.Load() > 0 }
+
+// handle has one message handled at the given place.
+func (c *crew) handle(place int, m *Message) { c.settle(m, c.call(place, m)) }
+
+// call runs the handler, where a panic and Goexit are seen.
+func (c *crew) call(place int, m *Message) (err error) {
+	m.since = time.Now()
+	c.inside[place].Store(m)
+	returned := false
+	defer func() {
+		c.inside[place].Store(nil)
+		if !returned {
+			c.escaped(place, m)
+		}
+	}()
+	err = m.handler(m.ctx, m)
+	returned = true
+	return err
+}
+
+// settle counts a handled message by its handler's error. A deferred one stays in flight until its Reply. A REP
+// that was given no reply gets an empty one.
+func (c *crew) settle(m *Message, err error) {
+	s := m.Socket
+	if s == nil { // a timer
+		c.loop.r.timerFailed(err)
+		return
+	}
+	if errors.Is(err, ErrDeferred) && canReply(s.typ) {
+		c.deferred.Add(1) // first, since the Reply may come at any moment
+		if m.reply.CompareAndSwap(replyOpen, replyDeferred) {
+			return
+		}
+		c.deferred.Add(-1)
+		err = nil // it was there before the handler returned
+	}
+	if s.typ == zmq4.REP && m.reply.CompareAndSwap(replyOpen, replyLate) {
+		s.push(outgoing{frames: [][]byte{nil}, reply: true}, nil)
+		if err == nil {
+			err = errNoReply
+		}
+	}
+	c.count(m, err)
+	if errors.Is(err, ErrStop) {
+		c.loop.r.stop(err)
+	} else if err != nil {
+		s.warn("a handler failed", err)
+	}
+}
+
+// count closes the account of a message.
+func (c *crew) count(m *Message, err error) {
+	ending := isClosed(c.loop.r.asked)
+	m.Socket.count(func(c *SocketReport) {
+		c.InFlight--
+		switch {
+		case m.late:
+			c.Rejected++
+		case err != nil && !errors.Is(err, ErrStop):
+			c.Failed++
+		case ending:
+			c.Handled++
+			c.Drained++
+		default:
+			c.Handled++
+		}
+	})
+}
+
+// replied closes the account of a deferred message, when its reply is on the outbox, or came too late for it.
+func (c *crew) replied(m *Message, err error) {
+	if err == nil {
+		c.count(m, nil)
+	}
+	c.deferred.Add(-1)
+	c.loop.wake()
+}
+
+var (
+	errNoReply = errors.New("the handler returned without a reply, an empty one was sent")
+	errGoexit  = errors.New("it called runtime.Goexit (as testing's FailNow does), which is for goroutines of one's own")
+)
+
+// escaped deals with a handler that did not return. It runs on the handler's goroutine, which is lost.
+func (c *crew) escaped(place int, m *Message) {
+	l := c.loop
+	inline := place == 0
+	if panicking() {
+		l.tell(crashing)
+		l.r.crash(func() {
+			if inline {
+				go l.run()
+			}
+		})
+		return // and the process dies
+	}
+	name := "a timer"
+	if m.Socket != nil {
+		name = fmt.Sprintf("handler of socket %q", m.Socket.name)
+		c.settle(m, errGoexit)
+	}
+	l.r.stop(fmt.Errorf("zmqgrace: %s: %w", name, errGoexit))
+	if inline {
+		go l.run()
+	} else {
+		c.hand(m.Socket)
+		go c.work(place)
+	}
+}
+
+// running returns the handlers that have not returned.
+func (c *crew) running() (running []RunningHandler) {
+	for i := range c.inside {
+		if m := c.inside[i].Load(); m != nil {
+			h := RunningHandler{RoutingID: m.routingID(), For: time.Since(m.since)}
+			if m.Socket != nil {
+				h.Socket = m.Socket.name
+			}
+			running = append(running, h)
+		}
+	}
+	slices.SortFunc(running, func(a, b RunningHandler) int { return int(b.For - a.For) })
+	return running
+}
+
+// warner logs what goes wrong again and again, at most once a second: a client must not be able to flood the
+// log. Any goroutine.
+type warner struct {
+	mu       sync.Mutex
+	last     time.Time
+	silenced int
+}
+
+func (w *warner) warn(log *slog.Logger, what string, attrs ...any) {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now.Sub(w.last) < time.Second {
+		w.silenced++
+		return
+	}
+	log.Warn("zmqgrace: "+what, append(attrs, "not_logged", w.silenced)...)
+	w.last, w.silenced = now, 0
+}
+
+func (s *Socket) warn(what string, err error) {
+	s.warner.warn(s.r.opts.logger, what, "socket", s.name, "error", err)
+}
+
+// panicking reports whether the deferred function that calls it runs because of a panic, not of Goexit. It
+// does not recover: a value that is raised again is no longer the original panic.
+func panicking() bool {
+	var pcs [64]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		f, more := frames.Next()
+		switch {
+		case strings.HasPrefix(f.Function, "runtime.gopanic"):
+			return true
+		case strings.HasPrefix(f.Function, "runtime.Goexit"):
+			return false
+		case !more:
+			return true
+		}
+	}
+}
+
+// What a Runner puts into the contexts that it gives.
+type (
+	callerKey struct{} // caller: handlers, timers and Late
+	ownerKey  struct{} // *Runner: these, Go functions and Goodbye
+)
+
+// caller is code on the loop or a worker, which must never wait for the loop.
+type caller struct {
+	r      *Runner
+	socket *Socket // whose message it handles; nil in a timer
+}
+
+// callerOf reports whether ctx was given to code on r's loop or workers, and which socket it handles.
+func callerOf(ctx context.Context, r *Runner) (*Socket, bool) {
+	c, ok := ctx.Value(callerKey{}).(caller)
+	return c.socket, ok && c.r == r
+}
+
+// ownedBy reports whether r gave ctx to anybody.
+func ownedBy(ctx context.Context, r *Runner) bool { return ctx.Value(ownerKey{}) == any(r) }
