@@ -14,8 +14,9 @@ func (l *loop) isDrained() bool {
 		l.drain = true
 		l.empty = false
 		for _, s := range l.sockets {
-			s.count(func(c *SocketReport) { c.droppedAtStart = c.Dropped })
-			s.mark = max(s.mark, l.waited-s.quiet+oneMoreLook)
+			if !s.endless() {
+				s.mark = max(s.mark, l.waited-s.quiet+oneMoreLook)
+			}
 			s.sayGoodbye()
 		}
 	}
@@ -35,7 +36,8 @@ func (l *loop) isDrained() bool {
 		if s.queued() > 0 && s.feedsOwn() || s.outstanding(now, l.r.opts.drainLimit) {
 			return false
 		}
-		if late && s.delivery.pending() && now.Sub(s.delivery.moved) < peerPatience {
+		// A ROUTER's held messages hold up nobody: the flush is soon enough for them.
+		if late && s.typ != zmq4.ROUTER && s.delivery.pending() && now.Sub(s.delivery.moved) < peerPatience {
 			return false // its peer is reading
 		}
 	}
@@ -105,9 +107,9 @@ func (s *Socket) feedsOwn() bool {
 
 // abandonBacklog receives, for a moment, what nobody will handle any more, so that it is counted.
 func (l *loop) abandonBacklog() {
-	end := time.Now().Add(sortingTime)
+	end := time.Now().Add(l.plan.sorting)
 	for _, s := range l.sockets {
-		for canReceive(s.typ) && l.told() == abandoning && time.Now().Before(end) {
+		for s.waitedFor() && l.told() == abandoning && time.Now().Before(end) {
 			if _, err := receive(s.raw); err != nil {
 				break
 			}

@@ -188,7 +188,6 @@ func (c *crew) escaped(place int, m *Message) {
 	l := c.loop
 	inline := place == 0
 	if panicking() {
-		l.tell(crashing)
 		l.r.crash(func() {
 			if inline {
 				go l.run()

@@ -24,30 +24,43 @@ import (
 //	nobody says what a linger dropped                 | time tells: Term back before the longest linger is over
 //	                                                  | means that all was handed over
 const (
-	minReserve = 100 * time.Millisecond // of the grace, for the end of the sockets
-	termLead   = 100 * time.Millisecond // before the end of the grace Term begins, whatever the loop does
-	termSlack  = time.Second            // after the longest linger is over, Term must be back
+	minReserve  = 100 * time.Millisecond // of the grace, for the end of the sockets
+	termLead    = 100 * time.Millisecond // before the end of the grace Term begins, whatever the loop does
+	sortingTime = 50 * time.Millisecond  // after the hard end, for counting what it leaves
+	termSlack   = time.Second            // after the longest linger is over, Term must be back
+
+	// libzmq is given this much more linger than is counted, and half of it is tolerance: Term takes a millisecond
+	// or two where nothing lingers.
+	lingerMargin = 10 * time.Millisecond
 )
 
-// A plan is the budget of one end, as moments.
+// A plan is the budget of one end.
 type plan struct {
-	drainAt time.Time // the ready delay is over
-	limit   time.Time // from here on the first empty moment will do
-	hardEnd time.Time // what is not handled by now is abandoned
-	end     time.Time // Run returns
+	drainAt time.Time     // the ready delay is over
+	limit   time.Time     // from here on the first empty moment will do
+	hardEnd time.Time     // what is not handled by now is abandoned
+	sorting time.Duration // for counting it
+	lingers time.Time     // the last linger is over
+	term    time.Time     // Term begins, whatever the loop does
+	end     time.Time     // Run returns
 }
 
 // newPlan divides the grace, counted from the moment when the end was asked for. The longest linger is what
-// the end is given after the drain, as long as that leaves the drain three quarters.
+// the end is given after the drain, as long as that leaves the drain three quarters. Where the reserve is short, so is
+// what is taken off it; and however long the ready delay, there is a moment left to drain.
 func newPlan(asked time.Time, grace, readyDelay, drainLimit, longestLinger time.Duration) plan {
 	reserve := min(max(lingerWithin(longestLinger, grace), minReserve), grace/4)
 	hardEnd := grace - reserve
-	drainAt := min(readyDelay, hardEnd)
+	drainAt := min(readyDelay, hardEnd-hardEnd/10)
 	limit := drainAt + min(drainLimit, (hardEnd-drainAt)/2)
+	lead := min(termLead, reserve/2)
 	return plan{
 		drainAt: asked.Add(drainAt),
 		limit:   asked.Add(limit),
 		hardEnd: asked.Add(hardEnd),
+		sorting: min(sortingTime, reserve/4),
+		lingers: asked.Add(grace - lead - lead/5), // so that the last linger is over before Term begins for that reason
+		term:    asked.Add(grace - lead),
 		end:     asked.Add(grace),
 	}
 }
@@ -74,40 +87,47 @@ func longestLinger(sockets []*Socket) (longest time.Duration) {
 	return longest
 }
 
-// flush empties the outboxes, as long as each socket's linger allows. From here on they take nothing more.
+// flush empties the outboxes, as long as each socket's linger allows. From here on they take nothing more. A socket
+// that has nothing to send any more is closed at once: as long as it is open it takes in what nobody will handle.
 func (l *loop) flush() {
 	l.refresh()
-	now := time.Now()
-	left := l.left(now)
+	l.flushing = time.Now()
+	left := l.left(l.flushing)
 	for _, s := range l.sockets {
-		s.deadline = now.Add(lingerWithin(s.linger, left))
+		s.deadline = l.flushing.Add(lingerWithin(s.linger, left))
 		s.shutOutbox()
-		if s.typ == zmq4.PUB || s.typ == zmq4.XPUB {
-			// While running a slow subscriber loses messages rather than hold up the others. Now all that
-			// remains is owed, so libzmq shall say when one is at its high-water mark.
-			s.delivery.patient = true
-		}
+		// While running a slow subscriber loses messages rather than hold up the others. Now all that
+		// remains is owed, so libzmq shall say when one is at its high-water mark.
+		s.delivery.patient = s.delivery.patient || s.typ == zmq4.PUB || s.typ == zmq4.XPUB
 	}
 	for l.told() != forcing && l.broken == nil {
 		l.deliverAll()
 		wait := l.flushTime()
+		for _, s := range l.sockets {
+			if !s.owing && !s.closed {
+				l.closeSocket(s)
+			}
+		}
 		if wait <= 0 {
 			return
 		}
+		if tick := l.patience(); tick >= 0 {
+			wait = min(wait, tick)
+		}
 		l.looked = false // what arrives during the wait was not there when the drain ended
-		l.poll(min(wait, l.patience()), false)
+		l.poll(wait, false)
 	}
 }
 
-// left is what the sockets may take in all for their end: the grace, less what Term and the way back take.
+// left is what the sockets may take in all for their end.
 func (l *loop) left(now time.Time) time.Duration {
-	switch l.told() {
-	case forcing:
+	switch {
+	case l.told() == forcing || l.broken != nil:
 		return 0
-	case crashing:
+	case l.told() == crashing:
 		return lastWords - termLead
 	}
-	return l.plan.end.Sub(now) - termLead
+	return l.plan.lingers.Sub(now)
 }
 
 // flushTime is how long the flush may wait for the next socket whose linger is not over; 0 when there is none.
@@ -123,24 +143,16 @@ func (l *loop) flushTime() (wait time.Duration) {
 	return wait
 }
 
-// closeSockets closes all of them, each with what is left of its linger.
+// closeSockets closes those that are still open, each with what is left of its linger.
 func (l *loop) closeSockets() {
 	l.crew.dismiss()
-	if !l.looked {
-		for _, s := range l.sockets {
-			if s.waitedFor() && readable(s.raw) {
-				s.count(func(c *SocketReport) { c.Backlog = true })
-			}
-		}
-	}
-	if l.told() == forcing {
-		now := time.Now()
-		for _, s := range l.sockets {
-			s.deadline = now
-		}
-	}
 	for _, s := range l.sockets {
-		s.shut()
+		if l.told() == forcing {
+			s.deadline = time.Now()
+		}
+		if !s.closed {
+			l.closeSocket(s)
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -150,11 +162,27 @@ func (l *loop) closeSockets() {
 		}
 	}
 	l.doorman = nil
+	if l.r.zapGuard != nil {
+		l.r.dropZAPGuard()
+	}
+}
+
+// closeSocket closes s, and notes whether there was something to read.
+func (l *loop) closeSocket(s *Socket) {
+	if !l.looked && s.waitedFor() && readable(s.raw) {
+		s.count(func(c *SocketReport) { c.Backlog = true })
+	}
+	s.shut()
 }
 
 // shut closes the socket, with its linger until the deadline. What is still on its outbox will not be sent.
 func (s *Socket) shut() {
-	s.raw.SetLinger(lingerWithin(-1, time.Until(s.deadline)))
+	linger := lingerWithin(-1, time.Until(s.deadline))
+	if linger > 0 {
+		linger += lingerMargin
+	}
+	s.cutOff = linger == 0 && s.linger != 0 && s.r.loop.told() != forcing
+	s.raw.SetLinger(linger)
 	s.raw.Close()
 	s.closed = true
 	s.r.loop.stale = true
@@ -172,17 +200,24 @@ func (s *Socket) shut() {
 // lingers returns when the longest linger of the sockets that may have held something is over.
 func (l *loop) lingers() (over time.Time) {
 	for _, s := range l.r.allSockets() {
-		if c := s.report(); c.lingered() && s.deadline.After(over) {
+		// A socket whose linger was over before the flush began is no reason for anything now.
+		if c := s.report(); c.lingered() && s.deadline.After(over) && s.deadline.After(l.flushing) {
 			over = s.deadline
 		}
 	}
 	return over
 }
 
-// expired reports whether Term came back when the longest linger was over: then something was still lingering.
+// expired reports whether Term came back when the longest linger was over, since then something was still lingering,
+// or a socket's flush left it no linger.
 func (l *loop) expired() bool {
+	for _, s := range l.r.allSockets() {
+		if c := s.report(); s.cutOff && c.lingered() {
+			return true
+		}
+	}
 	over := l.lingers()
-	return !over.IsZero() && !l.termedAt.Before(over)
+	return !over.IsZero() && !l.termedAt.Before(over.Add(lingerMargin/2))
 }
 
 // term begins Term, unless it has begun, on a goroutine of its own: nothing bounds the call. The returned

@@ -27,7 +27,6 @@ type Option func(*options)
 
 type options struct {
 	context     *zmq4.Context
-	ownContext  bool
 	signals     []os.Signal
 	grace       time.Duration
 	readyDelay  time.Duration
@@ -43,7 +42,6 @@ type options struct {
 
 func buildOptions(opts []Option) (options, error) {
 	o := options{
-		ownContext:  true,
 		signals:     []os.Signal{syscall.SIGINT, syscall.SIGTERM},
 		grace:       DefaultGrace,
 		readyDelay:  DefaultReadyDelay,
@@ -105,7 +103,7 @@ func WithContext(ctx *zmq4.Context) Option {
 		if ctx == nil {
 			o.reject("WithContext(nil): give a context, or leave the option out for one of the Runner's own")
 		}
-		o.context, o.ownContext = ctx, false
+		o.context = ctx
 	}
 }
 
@@ -170,7 +168,7 @@ func WithLogger(l *slog.Logger) Option {
 
 // WithPhaseHook has fn called with every phase that the Runner enters, in order, on a goroutine of its
 // own, so that fn never delays the server. The end of the Runner waits for fn to have seen [Done], but
-// no longer than the grace allows, and hardly at all when the end is forced.
+// no longer than the grace allows, and hardly at all when the end is forced. So fn must not wait for Run to return.
 func WithPhaseHook(fn func(Phase)) Option {
 	return func(o *options) {
 		if fn == nil {

@@ -64,6 +64,9 @@ func (s *Socket) Send(ctx context.Context, frames ...[]byte) error {
 }
 
 func (s *Socket) send(ctx context.Context, frames [][]byte) error {
+	if ctx == nil {
+		return errors.New("the context is nil")
+	}
 	if !canSend(s.typ) {
 		if s.typ == zmq4.REP {
 			return errors.New("a REP sends with Message.Reply")
@@ -274,7 +277,12 @@ sending:
 		}
 		t.off++
 	}
-	rest := copy(d.taken, d.taken[t.off:])
+	d.drop(t.off)
+}
+
+// drop removes the first n messages taken.
+func (d *delivery) drop(n int) {
+	rest := copy(d.taken, d.taken[n:])
 	clear(d.taken[rest:])
 	d.taken = d.taken[:rest]
 }

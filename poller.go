@@ -17,7 +17,6 @@ const (
 	turnTime     = time.Millisecond      // and for how long
 	quietSlice   = 25 * time.Millisecond // a stalled machine can fake no more quiet than this
 	oneMoreLook  = time.Millisecond      // of quiet, for sockets that have long been quiet when the drain begins
-	sortingTime  = 50 * time.Millisecond // for counting what the hard end leaves
 	lastWords    = time.Second           // what a panic leaves for flush, close and term
 )
 
@@ -69,7 +68,8 @@ type loop struct {
 	empty    bool          // the last poll found nothing to read
 	looked   bool          // the last look at every socket found nothing to read
 	waited   time.Duration // in poll, in all
-	broken   error         // the context was terminated by somebody else
+	broken   error         // the context was terminated
+	flushing time.Time     // when the flush began
 }
 
 func newLoop(r *Runner) *loop {
@@ -310,7 +310,8 @@ func (l *loop) poll(timeout time.Duration, receiving bool) []*Socket {
 	slept := time.Since(start)
 	l.sleeping.Store(false)
 	if timeout > 0 {
-		slept = min(slept, timeout)
+		// A poll of a millisecond takes half a millisecond more, which adds up: a slice is as much as may be faked.
+		slept = min(slept, max(timeout, quietSlice))
 	}
 	if timeout != 0 {
 		l.waited += slept
@@ -331,7 +332,7 @@ func (l *loop) poll(timeout time.Duration, receiving bool) []*Socket {
 			ready = append(ready, l.byRaw[f.Socket])
 		}
 	}
-	l.empty = len(ready) == 0
+	l.empty = !slices.ContainsFunc(ready, (*Socket).waitedFor)
 	return ready
 }
 
@@ -423,6 +424,9 @@ func (l *loop) receiveFailed(s *Socket, err error) {
 func (l *loop) fatal(err error) bool {
 	switch {
 	case err == zmq4.ErrorSocketClosed: // the next poll says so too, and deals with it
+		return true
+	case zmq4.AsErrno(err) == zmq4.ETERM && l.terming.Load():
+		l.broken = err // the end of the grace has come
 		return true
 	case zmq4.AsErrno(err) == zmq4.ETERM:
 		l.fail(errors.New("zmqgrace: the Runner's context was terminated by somebody else"))

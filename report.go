@@ -126,9 +126,9 @@ type SocketReport struct {
 	Unsent     int  // never taken before the end
 	Backlog    bool // there was something to read when the socket was closed
 
-	linger         time.Duration
-	droppedAtStart int  // Dropped when the drain began
-	lingerExpired  bool // it may have held something when the longest linger was over
+	linger        time.Duration
+	droppedBefore int  // Dropped when the end was asked for
+	lingerExpired bool // it may have held something when the longest linger was over
 }
 
 // left says what the socket still held; empty if nothing.
@@ -142,7 +142,7 @@ func (s *SocketReport) left() string {
 	add(s.Abandoned, "abandoned")
 	if s.linger != 0 { // with a linger of 0 dropping is what the user asked for
 		add(s.Unsent, "could not send")
-		add(s.Dropped-s.droppedAtStart, "dropped")
+		add(s.Dropped-s.droppedBefore, "dropped")
 	}
 	if s.Backlog {
 		parts = append(parts, "left a backlog unread")

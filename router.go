@@ -25,11 +25,16 @@ func (s *Socket) route(now time.Time, t *tally) {
 		}
 	}
 	for _, out := range d.taken {
-		t.off++
 		id := out.frames[0]
 		p := d.held[string(id)]
-		if p == nil || p.lost {
+		if p != nil && !p.lost {
+			t.off++
+		} else {
 			err := s.offer(out, t)
+			if s.r.loop.broken != nil {
+				break // nothing goes any more: what is left is unsent
+			}
+			t.off++
 			switch {
 			case err == nil:
 				delete(d.held, string(id)) // it takes again
@@ -58,8 +63,7 @@ func (s *Socket) route(now time.Time, t *tally) {
 			p.lost, p.since = true, now
 		}
 	}
-	clear(d.taken)
-	d.taken = d.taken[:0]
+	d.drop(t.off)
 }
 
 // retry sends to a held peer what it takes by now.
@@ -72,6 +76,9 @@ func (s *Socket) retry(id string, p *heldPeer, now time.Time, t *tally) {
 				t.dropped += d.forget(p)
 				p.lost = true
 			}
+			return
+		}
+		if s.r.loop.broken != nil {
 			return
 		}
 		if err != nil {

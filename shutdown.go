@@ -42,6 +42,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
@@ -79,17 +80,18 @@ func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // forcedWait is how long a forced end waits for the loop and for Term: enough where nothing hangs, and the
 // addresses are free when Run returns.
-const forcedWait = 60 * time.Millisecond
+const forcedWait = 50 * time.Millisecond
 
 // A Runner serves ZeroMQ sockets and ends them gracefully. Make it with [New]; it is used once.
 type Runner struct {
-	opts    options
-	context *zmq4.Context
-	loop    *loop
-	engine  engine // the loop, or what a test of the phases puts in its place
-	handler Handler
-	base    context.Context // of the handlers' contexts
-	cancel  context.CancelCauseFunc
+	opts     options
+	context  *zmq4.Context
+	zapGuard *zmq4.Socket // see zap.go
+	loop     *loop
+	engine   engine // the loop, or what a test of the phases puts in its place
+	handler  Handler
+	base     context.Context // of the handlers' contexts
+	cancel   context.CancelCauseFunc
 
 	routines routines
 	draining chan struct{} // closed when the drain begins
@@ -102,8 +104,8 @@ type Runner struct {
 	forced chan struct{} // closed when it is to be at once
 	fallen chan struct{} // closed when a panic is on its way up
 	done   chan struct{} // closed when Run has its result
-	hooks  chan Phase    // for the phase hook
-	hooked chan struct{} // closed when the phase hook is through
+	told   chan func()   // calls of the logger and of the phase hook, which may block
+	heard  chan struct{} // closed when they are over
 
 	mu       sync.Mutex // guards what follows
 	used     bool
@@ -126,6 +128,7 @@ type Runner struct {
 type overrun struct {
 	phase   Phase
 	running []RunningHandler
+	cut     bool // the end is not complete, whatever the accounts say
 }
 
 // engine is what the phases need of the loop and of the sockets' end.
@@ -169,8 +172,8 @@ func newRunner(o options) *Runner {
 		forced:   make(chan struct{}),
 		fallen:   make(chan struct{}),
 		done:     make(chan struct{}),
-		hooks:    make(chan Phase, len(phaseNames)), // every phase comes at most once
-		hooked:   make(chan struct{}),
+		told:     make(chan func(), 3*len(phaseNames)), // every phase comes at most once
+		heard:    make(chan struct{}),
 		made:     make(map[zmq4.Type]int),
 	}
 }
@@ -220,14 +223,16 @@ func (r *Runner) begin(ctx context.Context, h Handler) error {
 		err = r.engine.open()
 	}
 	if err != nil {
-		r.unuse()
+		if !r.unuse() {
+			r.retire()
+		}
 		return fmt.Errorf("zmqgrace: Run: %w", err)
 	}
 	// Signals first: whoever has an answer may send one.
 	if len(r.opts.signals) > 0 { // Notify without any means all
 		signal.Notify(r.signals, r.opts.signals...)
 	}
-	go r.callHook()
+	go r.announcer()
 	r.enter(Running)
 	r.startRoutines()
 	go r.engine.run()
@@ -267,12 +272,12 @@ func (r *Runner) drain() {
 	r.routines.cancel(r.cause)
 	r.engine.beginDrain(r.plan)
 	if !r.await(r.engine.drained(), r.plan.hardEnd) {
-		r.overran()
+		r.overran(false)
+		r.engine.tell(abandoning) // before handlers learn of it, or the loop would feed them on
 		r.cancel(r.cause)
-		r.engine.tell(abandoning)
 	}
 	if r.engine.busy() {
-		r.opts.logger.Warn("zmqgrace: no quiet came, so the drain ended at an empty moment; requests on their way are lost: tell clients with WithLate, or have them pause",
+		r.tell(slog.LevelWarn, "no quiet came, so the drain ended at an empty moment; requests on their way are lost: tell clients with WithLate, or have them pause",
 			"drain_limit", r.opts.drainLimit)
 	}
 }
@@ -287,7 +292,7 @@ func (r *Runner) close() {
 }
 
 func (r *Runner) awaitClosed() {
-	closed := r.await(r.engine.closed(), r.plan.end.Add(-termLead))
+	closed := r.await(r.engine.closed(), r.plan.term)
 	if r.isForced() {
 		return
 	}
@@ -296,13 +301,14 @@ func (r *Runner) awaitClosed() {
 		deadline = earliest(deadline, latest(time.Now(), r.engine.lingers()).Add(termSlack))
 	} else {
 		// A handler blocks the loop. If it does so in a call to libzmq, Term ends that.
-		r.overran()
+		r.overran(true)
 	}
 	termed := r.await(r.engine.term(), deadline)
-	expired := termed && r.engine.expired()
+	forced := r.isForced()
+	expired := termed && r.engine.expired() || forced && !termed
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.expired, r.leaked = expired, closed && !termed
+	r.expired, r.leaked = expired, closed && !termed && !forced
 }
 
 // closeNow is the forced end: it waits for the loop and for Term only as long as they take where nothing hangs.
@@ -311,7 +317,7 @@ func (r *Runner) closeNow() {
 	r.engine.tell(forcing)
 	deadline := time.Now().Add(forcedWait)
 	settle(r.engine.closed(), deadline)
-	r.overran()
+	r.overran(true)
 	settle(r.engine.term(), deadline)
 }
 
@@ -320,11 +326,12 @@ func (r *Runner) finish() error {
 	r.cancel(r.cause)
 	r.enter(Done)
 	err := r.freeze()
+	close(r.told)
 	soon := time.Now().Add(forcedWait / 2)
 	if !r.isForced() {
-		r.await(r.hooked, latest(r.plan.end, soon))
+		r.await(r.heard, latest(r.plan.end, soon))
 	}
-	settle(r.hooked, soon)
+	settle(r.heard, soon)
 	signal.Stop(r.signals)
 	if isClosed(r.fallen) {
 		awaitDeath()
@@ -356,7 +363,8 @@ func (r *Runner) Shutdown(ctx context.Context) error {
 
 // Close ends the server at once, as a second signal does: linger 0 on sockets that are still open, handlers'
 // contexts cancelled. It waits until Run returns, which does not wait for handlers; Run's error is [ErrForced].
-// Any goroutine may call it, more than once. After a complete end it does nothing. On a Runner that never ran it
+// Any goroutine may call it, more than once; a handler that calls it is itself one that has not returned, so there
+// [ErrStop] or Shutdown is better. After the end it does nothing. On a Runner that never ran it
 // closes the sockets and terminates the context.
 func (r *Runner) Close() error {
 	if isClosed(r.done) {
@@ -377,10 +385,13 @@ func (r *Runner) retire() {
 	r.engine.beginDrain(r.plan)
 	r.engine.tell(closing)
 	if err := r.engine.open(); err != nil {
-		r.opts.logger.Warn("zmqgrace: closing without a flush", "error", err)
+		r.tell(slog.LevelWarn, "closing without a flush", "error", err)
 		r.engine.tell(forcing)
 	}
-	go r.callHook()
+	if r.isForced() {
+		r.engine.tell(forcing)
+	}
+	go r.announcer()
 	go r.engine.run()
 	r.close()
 	r.finish()
@@ -398,7 +409,9 @@ func (r *Runner) Report() Report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.final != nil {
-		return *r.final
+		rep := *r.final
+		rep.Phases, rep.Sockets = slices.Clone(rep.Phases), slices.Clone(rep.Sockets)
+		return rep
 	}
 	return r.snapshot()
 }
@@ -426,6 +439,9 @@ func (r *Runner) snapshot() Report {
 func (r *Runner) freeze() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for _, s := range r.sockets {
+		s.shutOutbox() // also where the loop is not back to do it
+	}
 	rep := r.snapshot()
 	verdict := &ShutdownError{Phase: Closing, Leaked: r.leaked, Err: context.DeadlineExceeded}
 	for i := range rep.Sockets {
@@ -440,17 +456,18 @@ func (r *Runner) freeze() error {
 	}
 	r.final = &rep
 	r.finalErr = r.failure
-	if r.overrun == nil && !r.leaked && !r.expired && len(verdict.Sockets) == 0 {
-		return r.finalErr
-	}
 	if r.overrun != nil {
 		verdict.Phase, verdict.Running = r.overrun.phase, r.overrun.running
+	}
+	cut := r.overrun != nil && r.overrun.cut
+	if !cut && len(verdict.Running) == 0 && !r.leaked && !r.expired && len(verdict.Sockets) == 0 {
+		return r.finalErr
 	}
 	if rep.Forced {
 		verdict.Err = ErrForced
 	}
 	r.finalErr = errors.Join(r.blame(rep.Forced), verdict)
-	r.opts.logger.Error("zmqgrace: the end was not complete", "error", verdict)
+	r.tell(slog.LevelError, "the end was not complete", "error", verdict)
 	return r.finalErr
 }
 
@@ -475,6 +492,9 @@ func (r *Runner) ask(cause error) {
 		r.cause = cause
 		r.askedAt = time.Now()
 		close(r.asked)
+		for _, s := range r.sockets {
+			s.count(func(c *SocketReport) { c.droppedBefore = c.Dropped })
+		}
 	}
 }
 
@@ -497,20 +517,23 @@ func (r *Runner) force() {
 		if r.overrun == nil {
 			r.overrun = &overrun{phase: r.phase}
 		}
+		r.overrun.cut = true
 		close(r.forced)
 	}
 }
 
 func (r *Runner) isForced() bool { return isClosed(r.forced) }
 
-// overran notes where the end is, the first time, and which handlers run, the last time that any do.
-func (r *Runner) overran() {
+// overran notes where the end is, the first time, and which handlers run, the last time that any do. The end is cut
+// if there is no hope that it will be complete.
+func (r *Runner) overran(cut bool) {
 	running := append(r.engine.running(), r.routines.report()...)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.overrun == nil {
 		r.overrun = &overrun{phase: r.phase}
 	}
+	r.overrun.cut = r.overrun.cut || cut
 	if len(running) > 0 {
 		r.overrun.running = running
 	}
@@ -576,26 +599,28 @@ func (r *Runner) crash(takeOver func()) {
 // return first, and nobody would see it.
 func awaitDeath() { select {} }
 
-// callHook calls the phase hook with every phase.
-func (r *Runner) callHook() {
-	if r.opts.hook == nil {
-		close(r.hooked)
-		return
-	}
+// announcer calls the logger and the phase hook, on a goroutine of its own: neither may hold up the end.
+func (r *Runner) announcer() {
 	returned := false
 	defer func() {
 		if !returned && panicking() {
 			r.crash(func() {})
+			return
 		}
-		close(r.hooked)
+		close(r.heard)
 		if !returned {
 			r.stop(fmt.Errorf("zmqgrace: phase hook: %w", errGoexit))
 		}
 	}()
-	for p := range r.hooks {
-		r.opts.hook(p)
+	for call := range r.told {
+		call()
 	}
 	returned = true
+}
+
+// tell has the announcer log.
+func (r *Runner) tell(level slog.Level, what string, attrs ...any) {
+	r.told <- func() { r.opts.logger.Log(context.Background(), level, "zmqgrace: "+what, attrs...) }
 }
 
 // enter makes p the phase.
@@ -608,20 +633,19 @@ func (r *Runner) enter(p Phase) {
 	r.phase, r.entered = p, now
 	cause := r.cause
 	r.mu.Unlock()
-	if cause == nil {
-		r.opts.logger.Info("zmqgrace: " + p.String())
-	} else {
-		r.opts.logger.Info("zmqgrace: "+p.String(), "cause", cause)
+	var attrs []any
+	if cause != nil {
+		attrs = append(attrs, "cause", cause)
 	}
-	r.hooks <- p
-	if p == Done {
-		close(r.hooks)
+	r.tell(slog.LevelInfo, p.String(), attrs...)
+	if r.opts.hook != nil {
+		r.told <- func() { r.opts.hook(p) }
 	}
 }
 
 // makePlan divides the grace.
 func (r *Runner) makePlan() {
-	r.plan = newPlan(r.askedAt, r.opts.grace, r.opts.readyDelay, r.opts.drainLimit, longestLinger(r.openSockets()))
+	r.plan = newPlan(r.askedAt, r.opts.grace, r.opts.readyDelay, r.opts.drainLimit, longestLinger(r.allSockets()))
 }
 
 // use reports whether nobody has run or ended the Runner yet, and takes it.
@@ -639,10 +663,12 @@ func (r *Runner) isUsed() bool {
 	return r.used
 }
 
-func (r *Runner) unuse() {
+// unuse gives the Runner back, unless somebody waits for its end by now.
+func (r *Runner) unuse() bool {
 	r.mu.Lock()
-	r.used = false
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	r.used = r.cause != nil
+	return !r.used
 }
 
 // check refuses what can't be served.

@@ -39,10 +39,11 @@ type Socket struct {
 	polledFor zmq4.State    // what the poller looks for
 	owing     bool          // it is among the loop's owing
 	mark      time.Duration // the loop's waited time at the last activity: quiet is counted from there
-	emptied   bool          // SUB, XSUB: had an empty moment since the drain began
+	emptied   bool          // had an empty moment since the drain began
 	awaiting  bool          // REQ: the answer to an open request
 	closed    bool
 	deadline  time.Time // when its linger ends
+	cutOff    bool      // it was closed when that was over
 	delivery  delivery
 
 	mu     sync.Mutex // guards what follows
@@ -115,7 +116,7 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 		return fail(err)
 	}
 	if endpoint, err := raw.GetLastEndpoint(); err == nil && endpoint != "" {
-		s.counts.Endpoints = append(s.counts.Endpoints, endpoint)
+		s.count(func(c *SocketReport) { c.Endpoints = append(c.Endpoints, endpoint) })
 	}
 	return s, nil
 }
@@ -172,6 +173,9 @@ func (s *Socket) readHighWaterMark() error {
 // (see Endpoint), "ipc:///run/service.sock", "inproc://name". ipc takes over the path of a live server
 // without an error. While the Runner runs, only an inline handler or a timer may call it.
 func (s *Socket) Bind(endpoint string) error {
+	if endpoint == zapEndpoint {
+		s.r.dropZAPGuard()
+	}
 	return s.attach("bind", endpoint, s.raw.Bind)
 }
 
@@ -185,6 +189,12 @@ func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
 	err := s.r.mayTouch()
 	if err == nil && s.closed {
 		err = ErrClosed
+	}
+	if err == nil && s.r.isUsed() && canReceive(s.typ) && s.r.handlerOf(s) == nil {
+		err = errors.New("the socket can receive and has no handler: call Handle first")
+	}
+	if err == nil {
+		err = s.r.guardZAP(s.raw)
 	}
 	if err == nil {
 		err = do(endpoint)
@@ -204,9 +214,8 @@ func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
 	return nil
 }
 
-// Close closes this socket alone: what is on its outbox and can be sent is sent, the rest is left to its
-// linger. Messages that it has not delivered yet are lost, as with every ZeroMQ socket. The other
-// sockets are served on. While the Runner runs, only an inline handler or a timer may call it. A second Close does nothing.
+// Close closes this socket alone: what is on its outbox is sent as far as libzmq takes it at once (the rest is
+// unsent), and has the socket's linger to leave. What the socket has to read is lost. The other sockets are served on. While the Runner runs, only an inline handler or a timer may call it. A second Close does nothing.
 func (s *Socket) Close() error {
 	if err := s.r.mayTouch(); errors.Is(err, ErrClosed) {
 		return nil // the end of the Runner closed it
@@ -216,8 +225,13 @@ func (s *Socket) Close() error {
 	if s.closed {
 		return nil
 	}
-	s.deliver(time.Now())
-	s.deadline = time.Now().Add(lingerWithin(s.linger, s.r.opts.grace))
+	now := time.Now()
+	left := s.r.opts.grace
+	if s.r.loop.drain {
+		left = s.r.loop.left(now)
+	}
+	s.deliver(now)
+	s.deadline = now.Add(lingerWithin(s.linger, left))
 	s.shut()
 	return nil
 }
@@ -287,75 +301,4 @@ func (s *Socket) endless() bool {
 		return s.quiet == 0
 	}
 	return false
-}
-
-// zapEndpoint is where libzmq asks for authentication (ZeroMQ RFC 27).
-const zapEndpoint = "inproc://zeromq.zap.01"
-
-// checkZAP refuses a socket that asks for authentication where nobody answers: libzmq lets every peer in
-// then (curve_server.cpp, null_mechanism.cpp; pebbe's AuthStart serves the default context alone).
-func (r *Runner) checkZAP(sockets []*Socket) error {
-	for _, s := range sockets {
-		asks, err := asksZAP(s.raw)
-		if err != nil {
-			return fmt.Errorf("zmqgrace: security options of socket %q: %w", s.name, err)
-		}
-		if !asks {
-			continue
-		}
-		served, err := r.zapServed()
-		if err != nil {
-			return fmt.Errorf("zmqgrace: look for a ZAP handler: %w", err)
-		}
-		if !served {
-			return fmt.Errorf("zmqgrace: socket %q has a ZAP domain and nothing serves %s in the Runner's context, "+
-				"so every peer would be let in: bind a REP socket of this Runner there, or clear the domain", s.name, zapEndpoint)
-		}
-		return nil
-	}
-	return nil
-}
-
-// asksZAP reports whether raw has its peers authenticated: it has a ZAP domain, and it is not the client of
-// its mechanism. NULL has no client: both sides ask.
-func asksZAP(raw *zmq4.Socket) (bool, error) {
-	domain, err := raw.GetZapDomain()
-	if err != nil || domain == "" {
-		return false, err
-	}
-	mechanism, err := raw.GetMechanism()
-	if err != nil {
-		return false, err
-	}
-	switch mechanism {
-	case zmq4.PLAIN:
-		server, err := raw.GetPlainServer()
-		return server != 0, err
-	case zmq4.CURVE:
-		// pebbe has no getter for CURVE_SERVER; a client must know its server's key, and a server has none.
-		key, err := raw.GetCurveServerkeyRaw()
-		return strings.Trim(key, "\x00") == "", err
-	case zmq4.GSSAPI:
-		return raw.GetGssapiServer()
-	}
-	return true, nil
-}
-
-// zapServed reports whether somebody is bound to the ZAP endpoint: a socket can't be bound there twice.
-func (r *Runner) zapServed() (bool, error) {
-	probe, err := r.context.NewSocket(zmq4.REP)
-	if err != nil {
-		return false, err
-	}
-	defer probe.Close()
-	probe.SetLinger(0)
-	err = probe.Bind(zapEndpoint)
-	if err == nil {
-		// Unbind, not just close: an inproc name is freed at once by the one, some time later by the other.
-		return false, probe.Unbind(zapEndpoint)
-	}
-	if zmq4.AsErrno(err) == zmq4.EADDRINUSE {
-		return true, nil
-	}
-	return false, err
 }

@@ -11,7 +11,8 @@ import (
 type timer struct {
 	every time.Duration
 	next  time.Time // zero until the loop has seen it
-	m     Message   // stands for the call: no socket, but a handler and a context
+	call  Handler
+	ctx   context.Context // for the calls
 }
 
 // Every has fn called every d on the loop goroutine, from Run, or from now on, until the drain is over: a broker's
@@ -22,8 +23,7 @@ func (r *Runner) Every(d time.Duration, fn func(ctx context.Context) error) {
 	if d <= 0 {
 		panic(fmt.Sprintf("zmqgrace: Every(%v): the interval must be positive", d))
 	}
-	t := &timer{every: d}
-	t.m.handler = func(ctx context.Context, _ *Message) error { return fn(ctx) }
+	t := &timer{every: d, call: func(ctx context.Context, _ *Message) error { return fn(ctx) }}
 	l := r.loop
 	l.mu.Lock()
 	l.newTimers = append(l.newTimers, t)
@@ -43,7 +43,7 @@ func (l *loop) fireTimers() {
 	now := time.Now()
 	for _, t := range fresh {
 		t.next = now.Add(t.every)
-		t.m.ctx = context.WithValue(l.r.base, callerKey{}, caller{r: l.r})
+		t.ctx = context.WithValue(l.r.base, callerKey{}, caller{r: l.r})
 		l.timers = append(l.timers, t)
 	}
 	for _, t := range l.timers {
@@ -52,7 +52,8 @@ func (l *loop) fireTimers() {
 		}
 		// Before the call: if it ends its goroutine, the loop goes on from here in another one.
 		t.next = t.next.Add(now.Sub(t.next).Truncate(t.every) + t.every)
-		l.crew.handle(0, &t.m)
+		// A message without a socket stands for the call: a new one each time, since others look at who runs.
+		l.crew.handle(0, &Message{handler: t.call, ctx: t.ctx})
 		now = time.Now()
 	}
 }

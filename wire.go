@@ -34,9 +34,10 @@ func receive(raw *zmq4.Socket) ([][]byte, error) {
 // send hands one whole message to libzmq without blocking. EAGAIN means that nothing of it was taken.
 //
 // The parts go back to back, and not through pebbe's SendMessage, which hides the part that failed. Where a
-// peer goes away in the middle of a message, PUSH, DEALER and REQ roll back what they have and swallow the
+// peer goes away in the middle of a message, PUSH and DEALER roll back what they have and swallow the
 // remaining parts (lb.cpp): those must be sent, into nowhere, or the next whole message would be
-// swallowed in their place. Then the message is sent anew. PAIR and the others just begin anew.
+// swallowed in their place. Then the message is sent anew. PAIR and the others just begin anew; for a REQ
+// there is no way to do it right, since its delimiter is gone and it does not write another (req.cpp).
 func send(raw *zmq4.Socket, t zmq4.Type, frames [][]byte) error {
 	last := len(frames) - 1
 	for i := 0; i <= last; i++ {
@@ -47,7 +48,7 @@ func send(raw *zmq4.Socket, t zmq4.Type, frames [][]byte) error {
 		if i == 0 || !isAgain(err) {
 			return err
 		}
-		if t == zmq4.PUSH || t == zmq4.DEALER || t == zmq4.REQ {
+		if t == zmq4.PUSH || t == zmq4.DEALER {
 			for j := i + 1; j <= last; j++ {
 				if err := sendPart(raw, frames[j], j < last); err != nil {
 					return err
