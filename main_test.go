@@ -49,7 +49,9 @@ type process struct {
 func startChild(t testing.TB, name string, env ...string) *process {
 	t.Helper()
 	p := &process{Cmd: exec.Command(os.Args[0]), t: t, name: name, lines: make(chan string, 1000)}
-	p.Env = append(append(os.Environ(), childVariable+"="+name), env...)
+	// The race detector would have every child sleep a second before it exits.
+	race := "GORACE=atexit_sleep_ms=0 " + os.Getenv("GORACE")
+	p.Env = append(append(os.Environ(), childVariable+"="+name, race), env...)
 	p.Stderr = &p.stderr
 	out, err := p.StdoutPipe()
 	if err == nil {

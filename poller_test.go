@@ -1,15 +1,28 @@
 package zmqgrace
 
 import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pebbe/zmq4"
 )
 
 func TestARepAnswersAndEndsComplete(t *testing.T) {
+	t.Parallel()
 	r := newTestRunner(t)
 	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
-	s := run(t, r, echo)
+	s := start(t, r, echo)
 	client := dial(t, zmq4.REQ, rep.Endpoint())
 	for range 3 {
 		if got := request(t, client, "hello"); len(got) != 1 || got[0] != "hello" {
@@ -19,5 +32,734 @@ func TestARepAnswersAndEndsComplete(t *testing.T) {
 	report, err := s.end()
 	if err != nil || report.Cause != ErrShutdown || report.Sockets[0].Handled != 3 || report.Sockets[0].Sent != 3 {
 		t.Errorf("Run returned %v, the report is %v", err, report)
+	}
+}
+
+func TestAnIdleServerEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, pollTimeout := range map[string]time.Duration{"the default": DefaultPollTimeout, "an hour": time.Hour, "no limit": -1} {
+		r := newTestRunner(t, WithPollTimeout(pollTimeout))
+		rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+		s := start(t, r, echo)
+		request(t, dial(t, zmq4.REQ, rep.Endpoint()), "?")
+		// Idle for longer than the quiet time, so that it need not wait for that.
+		until(t, "quiet", func() bool { return time.Since(r.Report().began()) > 2*DefaultDrainQuiet })
+		asked := time.Now()
+		report := s.ended()
+		if took := time.Since(asked); took > DefaultDrainQuiet-50*ms && pollTimeout != DefaultPollTimeout {
+			t.Errorf("with a poll timeout of %s it took %v: %v", name, took, report)
+		}
+	}
+}
+
+// began returns when the Runner of a snapshot began to run.
+func (r Report) began() time.Time {
+	now := time.Now()
+	for _, p := range r.Phases {
+		now = now.Add(-p.Duration)
+	}
+	return now
+}
+
+func TestAPullHandlesAllThatWasQueuedWhenItIsShutDown(t *testing.T) {
+	t.Parallel()
+	const n = 20_000
+	for _, transport := range []string{"tcp", "ipc"} {
+		for _, side := range []string{"bound", "connected"} {
+			t.Run(transport+", "+side, func(t *testing.T) {
+				t.Parallel()
+				r := newTestRunner(t)
+				endpoint := "tcp://127.0.0.1:*"
+				if transport == "ipc" {
+					endpoint = ipcEndpoint(t)
+				}
+				pull, err := r.NewSocket(zmq4.PULL)
+				must(t, err)
+				must(t, pull.Raw().SetRcvhwm(n))
+				push := peer(t, zmq4.PUSH)
+				if side == "bound" {
+					must(t, pull.Bind(endpoint))
+					must(t, push.Connect(pull.Endpoint()))
+				} else {
+					must(t, push.Bind(endpoint))
+					at, err := push.GetLastEndpoint()
+					must(t, err)
+					must(t, pull.Connect(at))
+				}
+				first, gate := make(chan struct{}), make(chan struct{})
+				i := 0
+				s := start(t, r, func(_ context.Context, m *Message) error {
+					if i == 0 {
+						close(first)
+						<-gate // the others wait in libzmq until the end has been asked for
+					}
+					if !bytes.Equal(m.Frames[0], countedBody(i)) {
+						t.Errorf("message %d is %q", i, m.Frames)
+					}
+					i++
+					return nil
+				})
+				for i := range n {
+					_, err := push.SendBytes(countedBody(i), 0)
+					must(t, err)
+				}
+				<-first
+				go s.Shutdown(context.Background())
+				until(t, "the drain begins", func() bool { return r.Phase() == Draining })
+				close(gate)
+				rep, err := s.returned()
+				if c := rep.Sockets[0]; err != nil || c.Handled != n || c.Drained != n || c.Backlog {
+					t.Errorf("Run returned %v, the report is %v", err, rep)
+				}
+			})
+		}
+	}
+}
+
+// A reply invites the next request, so the quiet time must begin anew when one leaves; also where it is
+// given by another goroutine, long after the handler has returned.
+func TestSessionsInTheDrainAreServedToTheirEnd(t *testing.T) {
+	t.Parallel()
+	const quiet, work = 100 * ms, 150 * ms
+	for _, typ := range []zmq4.Type{zmq4.REP, zmq4.ROUTER} {
+		t.Run(typ.String(), func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, WithDrainQuiet(quiet))
+			own := bound(t, r, typ, "tcp://127.0.0.1:*")
+			received := make(chan struct{}, 10)
+			s := start(t, r, func(_ context.Context, m *Message) error {
+				received <- struct{}{}
+				time.Sleep(work) // longer than the quiet time
+				return m.Reply(m.Frames...)
+			})
+			client := dial(t, zmq4.REQ, own.Endpoint())
+			tell(t, client, "0")
+			<-received
+			go s.Shutdown(context.Background())
+			for i := range 4 {
+				expectMessage(t, client, fmt.Sprint(i))
+				if i < 3 {
+					tell(t, client, fmt.Sprint(i+1))
+				}
+			}
+			if rep, err := s.returned(); err != nil || rep.Sockets[0].Drained != 4 || rep.Busy {
+				t.Errorf("Run returned %v, the report is %v", err, rep)
+			}
+		})
+	}
+}
+
+func TestAReplyFromAnotherGoroutineBeginsTheQuietAnew(t *testing.T) {
+	t.Parallel()
+	const quiet, work = 300 * ms, 200 * ms
+	r := newTestRunner(t, WithDrainQuiet(quiet))
+	router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*")
+	received := make(chan struct{}, 10)
+	s := start(t, r, func(_ context.Context, m *Message) error {
+		received <- struct{}{}
+		time.AfterFunc(work, func() { m.Reply(m.Frames...) })
+		return nil
+	})
+	client := dial(t, zmq4.REQ, router.Endpoint())
+	tell(t, client, "0")
+	<-received
+	go s.Shutdown(context.Background())
+	for i := range 4 {
+		expectMessage(t, client, fmt.Sprint(i))
+		if i < 3 {
+			tell(t, client, fmt.Sprint(i+1))
+		}
+	}
+	if rep, err := s.returned(); err != nil || rep.Sockets[0].Received != 4 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestClientsThatNeverPauseEndTheDrainAtItsLimit(t *testing.T) {
+	t.Parallel()
+	const limit = 300 * ms
+	r := newTestRunner(t, WithDrainLimit(limit))
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	s := start(t, r, echo)
+	stop := restless(t, rep.Endpoint(), 2)
+	defer stop()
+	until(t, "they are served", func() bool { return rep.report().Handled > 100 })
+	report, err := s.end()
+	if err != nil || !report.Busy {
+		t.Errorf("Run returned %v, the report is %v", err, report)
+	}
+	if d := phaseOf(report, Draining); d < limit-ms || d > limit+time.Second {
+		t.Errorf("the drain took %v", d)
+	}
+}
+
+func TestADrainThatIsQuietBeforeItsLimitIsNotBusy(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithDrainQuiet(50*ms), WithDrainLimit(5*time.Second))
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	s := start(t, r, echo)
+	stop := restless(t, rep.Endpoint(), 2)
+	until(t, "they are served", func() bool { return rep.report().Handled > 100 })
+	go s.Shutdown(context.Background())
+	until(t, "the drain begins", func() bool { return r.Phase() == Draining })
+	stop()
+	report, err := s.returned()
+	if err != nil || report.Busy {
+		t.Errorf("Run returned %v, the report is %v", err, report)
+	}
+}
+
+func TestASubscriberEndsUnderAPublisherThatNeverPauses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		typ   zmq4.Type
+		every time.Duration
+	}{{zmq4.SUB, 200 * time.Microsecond}, {zmq4.SUB, time.Millisecond}, {zmq4.XSUB, 200 * time.Microsecond}} {
+		t.Run(fmt.Sprintf("%v, a message every %v", c.typ, c.every), func(t *testing.T) {
+			t.Parallel()
+			// The limit is not to be what ends it.
+			r := newTestRunner(t, WithDrainLimit(8*time.Second))
+			pub, at := listen(t, zmq4.XPUB)
+			sub, err := r.NewSocket(c.typ)
+			must(t, err)
+			if c.typ == zmq4.SUB {
+				must(t, sub.Raw().SetSubscribe(""))
+			} else {
+				must(t, sub.Send(t.Context(), []byte("\x01")))
+			}
+			must(t, sub.Connect(at))
+			rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+			s := start(t, r, func(_ context.Context, m *Message) error {
+				if m.Socket == rep {
+					return m.Reply()
+				}
+				return nil
+			})
+			_, err = pub.RecvMessage(0)
+			must(t, err)
+			var stopped atomic.Bool
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for !stopped.Load() {
+					pub.Send("news", 0)
+					if c.every > 0 {
+						time.Sleep(c.every)
+					}
+				}
+			})
+			defer wg.Wait()
+			defer stopped.Store(true)
+			until(t, "the news arrive", func() bool { return sub.report().Handled > 100 })
+			request(t, dial(t, zmq4.REQ, rep.Endpoint()), "?")
+			report, err := s.end()
+			if err != nil || report.Busy || report.Sockets[0].Backlog {
+				t.Errorf("Run returned %v, the report is %v", err, report)
+			}
+			if d := phaseOf(report, Draining); d > 2*time.Second {
+				t.Errorf("the drain took %v", d)
+			}
+		})
+	}
+}
+
+func TestAPublisherDoesNotWaitForSubscriptions(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithDrainLimit(8*time.Second))
+	xpub := bound(t, r, zmq4.XPUB, "tcp://127.0.0.1:*")
+	sub := dial(t, zmq4.SUB, xpub.Endpoint())
+	s := start(t, r, func(context.Context, *Message) error { return nil })
+	var stopped atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := 0; !stopped.Load(); i++ {
+			sub.SetSubscribe(fmt.Sprint(i))
+			time.Sleep(100 * time.Microsecond)
+		}
+	})
+	defer wg.Wait()
+	defer stopped.Store(true)
+	until(t, "subscriptions arrive", func() bool { return xpub.report().Handled > 100 })
+	report, err := s.end()
+	if err != nil || phaseOf(report, Draining) > 2*time.Second {
+		t.Errorf("Run returned %v, the report is %v", err, report)
+	}
+}
+
+func TestAReqWithAnOpenRequestWaitsForItsAnswer(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	server, at := listen(t, zmq4.REP)
+	req := connected(t, r, zmq4.REQ, at)
+	got := make(chan [][]byte, 10)
+	s := start(t, r, handOver(got))
+	must(t, req.Send(t.Context(), []byte("one")))
+	must(t, req.Send(t.Context(), []byte("two")))
+	expectMessage(t, server, "one")
+	go s.Shutdown(context.Background())
+	until(t, "the drain begins", func() bool { return r.Phase() == Draining })
+	time.Sleep(200 * ms) // what the answer takes, longer than the quiet time
+	tell(t, server, "first")
+	expectMessage(t, server, "two") // what waited behind it is asked, too
+	tell(t, server, "second")
+	rep, err := s.returned()
+	if err != nil || rep.Sockets[0].Handled != 2 || rep.Sockets[0].Drained != 2 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+	expectFrames(t, "the first answer", <-got, "first")
+	expectFrames(t, "the second answer", <-got, "second")
+}
+
+func TestAReqWhoseAnswerNeverComesEndsAtTheDrainLimit(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithDrainLimit(200*ms), WithLinger(100*ms))
+	server, at := listen(t, zmq4.REP)
+	req := connected(t, r, zmq4.REQ, at)
+	s := start(t, r, func(context.Context, *Message) error { return nil })
+	must(t, req.Send(t.Context(), []byte("one")))
+	must(t, req.Send(t.Context(), []byte("two")))
+	expectMessage(t, server, "one")
+	rep, err := s.end()
+	if e := incomplete(t, err); len(e.Sockets) != 1 || rep.Sockets[0].Unsent != 1 || !rep.Busy {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+	if d := phaseOf(rep, Draining); d < 200*ms || d > 2*time.Second {
+		t.Errorf("the drain took %v", d)
+	}
+}
+
+func TestTheHardEndCountsWhatItAbandons(t *testing.T) {
+	t.Parallel()
+	for _, linger := range []time.Duration{0, 200 * ms, -1} {
+		t.Run(fmt.Sprintf("linger %v", linger), func(t *testing.T) {
+			t.Parallel()
+			const n = 500
+			r := newTestRunner(t, WithGrace(800*ms), WithLinger(linger))
+			pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*", WithName("jobs"))
+			cancelled := make(chan struct{})
+			var once sync.Once
+			s := start(t, r, func(ctx context.Context, m *Message) error {
+				select {
+				case <-time.After(20 * ms):
+					return nil
+				case <-ctx.Done():
+					once.Do(func() { close(cancelled) })
+					return context.Cause(ctx)
+				}
+			})
+			push := dial(t, zmq4.PUSH, pull.Endpoint())
+			for range n {
+				tell(t, push, "job")
+			}
+			until(t, "work begins", func() bool { return pull.report().Handled > 0 })
+			asked := time.Now()
+			rep, err := s.end()
+			took := time.Since(asked)
+			e := incomplete(t, err)
+			if e.Phase != Draining || e.Leaked || len(e.Sockets) != 1 || e.Sockets[0].Name != "jobs" || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("Run returned %v", err)
+			}
+			if c := rep.Sockets[0]; c.Received != n || c.Abandoned == 0 || c.Abandoned+c.Handled+c.Failed != n || c.Failed > 1 {
+				t.Errorf("the report is %v", rep)
+			}
+			if took < 550*ms || took > 1050*ms {
+				t.Errorf("Run returned after %v", took)
+			}
+			if strings.Contains(err.Error(), "somebody else") {
+				t.Errorf("the Runner blames somebody else: %v", err)
+			}
+			next(t, "the handler's context was cancelled", func() chan struct{} {
+				c := make(chan struct{}, 1)
+				go func() { <-cancelled; c <- struct{}{} }()
+				return c
+			}())
+		})
+	}
+}
+
+func TestOneSocketsFloodDoesNotStarveTheOthers(t *testing.T) {
+	t.Parallel()
+	const n = 20_000
+	r := newTestRunner(t)
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	gate, first := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	s := start(t, r, func(_ context.Context, m *Message) error {
+		if m.Socket == rep {
+			return m.Reply()
+		}
+		once.Do(func() { close(first) })
+		<-gate
+		for range 20 {
+			runtime.Gosched()
+		}
+		return nil
+	})
+	push := dial(t, zmq4.PUSH, pull.Endpoint())
+	for range n {
+		tell(t, push, "x")
+	}
+	<-first
+	close(gate)
+	client := dial(t, zmq4.REQ, rep.Endpoint())
+	for i := range 5 {
+		request(t, client, "?")
+		if i == 0 && pull.report().Handled == n {
+			t.Log("the flood was over before the first request")
+		}
+	}
+	if report := s.ended(); report.Sockets[0].Handled != n || report.Sockets[1].Handled != 5 {
+		t.Errorf("the report is %v", report)
+	}
+}
+
+func TestErrStopEndsTheServerWhereABackloggedClientIsStillAnswered(t *testing.T) {
+	t.Parallel()
+	wrapped := fmt.Errorf("quota: %w", ErrStop)
+	for _, c := range []struct{ give, want error }{{ErrStop, nil}, {wrapped, wrapped}} {
+		r := newTestRunner(t)
+		router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*")
+		s := start(t, r, func(_ context.Context, m *Message) error {
+			must(t, m.Reply(m.Frames...))
+			if binary.BigEndian.Uint32(m.Frames[0]) == 10 {
+				return c.give
+			}
+			return nil
+		})
+		client := dial(t, zmq4.DEALER, router.Endpoint())
+		for i := range 100 {
+			_, err := client.SendBytes(countedBody(i), 0)
+			must(t, err)
+		}
+		expectCounted(t, client, 100)
+		rep, err := s.returned()
+		if err != c.want || rep.Cause != c.give || rep.Sockets[0].Handled != 100 || rep.Sockets[0].Failed != 0 {
+			t.Errorf("Run returned %v, the report is %v", err, rep)
+		}
+	}
+}
+
+func TestAHandlerThatCallsGoexitEndsTheServerWithAnError(t *testing.T) {
+	t.Parallel()
+	for _, typ := range []zmq4.Type{zmq4.REP, zmq4.ROUTER} {
+		r := newTestRunner(t)
+		own := bound(t, r, typ, "tcp://127.0.0.1:*", WithName("front"))
+		other := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+		other.Handle(echo)
+		s := start(t, r, func(_ context.Context, m *Message) error {
+			if string(m.Frames[0]) == "exit" {
+				runtime.Goexit()
+			}
+			return m.Reply(m.Frames...)
+		})
+		first, second, third := dial(t, zmq4.REQ, own.Endpoint()), dial(t, zmq4.REQ, own.Endpoint()), dial(t, zmq4.REQ, other.Endpoint())
+		request(t, first, "hello")
+		tell(t, first, "exit")
+		// The drain still serves the others.
+		if got := request(t, second, "me too"); got[0] != "me too" {
+			t.Errorf("%v: the answer is %q", typ, got)
+		}
+		request(t, third, "and me")
+		if typ == zmq4.REP {
+			expectMessage(t, first, "")
+		}
+		rep, err := s.returned()
+		if !errors.Is(err, errGoexit) || !strings.Contains(err.Error(), `"front"`) || rep.Sockets[0].Failed != 1 {
+			t.Errorf("%v: Run returned %v, the report is %v", typ, err, rep)
+		}
+	}
+}
+
+func TestHandlersGetTheValuesOfRunsContextButNotItsEnd(t *testing.T) {
+	t.Parallel()
+	type key struct{}
+	r := newTestRunner(t, briefly)
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
+	defer cancel()
+	result := make(chan error, 1)
+	inside := make(chan struct{})
+	go func() {
+		result <- r.Run(ctx, func(ctx context.Context, m *Message) error {
+			close(inside)
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(100 * ms):
+			}
+			return m.Reply([]byte(ctx.Value(key{}).(string)))
+		})
+	}()
+	client := dial(t, zmq4.REQ, rep.Endpoint())
+	tell(t, client, "?")
+	<-inside
+	cancel()
+	expectMessage(t, client, "value")
+	if err := next(t, "Run returns", result); err != nil || r.Report().Cause != context.Canceled {
+		t.Errorf("Run returned %v, the report is %v", err, r.Report())
+	}
+	checkAccounts(t, r.Report())
+}
+
+func TestAHandlerMayAskForTheEnd(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	s := start(t, r, func(ctx context.Context, m *Message) error {
+		return errors.Join(r.Shutdown(ctx), m.Reply([]byte("done")))
+	})
+	if got := request(t, dial(t, zmq4.REQ, rep.Endpoint()), "?"); got[0] != "done" {
+		t.Errorf("the answer is %q", got)
+	}
+	if report, err := s.returned(); err != nil || report.Cause != ErrShutdown || report.Sockets[0].Failed != 0 {
+		t.Errorf("Run returned %v, the report is %v", err, report)
+	}
+}
+
+func TestCloseInAHandlerEndsTheServer(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	s := start(t, r, func(context.Context, *Message) error { return r.Close() })
+	tell(t, dial(t, zmq4.PUSH, pull.Endpoint()), "x")
+	if _, err := s.returned(); !errors.Is(err, ErrForced) {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+func TestTheReadyDelayServesAsBefore(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithReadyDelay(300*ms))
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	s := start(t, r, echo)
+	client := dial(t, zmq4.REQ, rep.Endpoint())
+	go s.Shutdown(context.Background())
+	until(t, "the end is announced", func() bool { return r.Phase() == Announced })
+	served := 0
+	for r.Phase() == Announced {
+		request(t, client, "?")
+		served++
+	}
+	report, err := s.returned()
+	if err != nil || served < 2 || report.Sockets[0].Handled != served || report.Sockets[0].Drained != served {
+		t.Errorf("%d were served, Run returned %v, the report is %v", served, err, report)
+	}
+	if d := phaseOf(report, Announced); d < 300*ms {
+		t.Errorf("the ready delay took %v", d)
+	}
+}
+
+func TestSomebodyElsesTermEndsTheServerWithAnError(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	s := start(t, r, echo)
+	request(t, dial(t, zmq4.REQ, rep.Endpoint()), "?")
+	termed := make(chan error)
+	go func() { termed <- r.Context().Term() }()
+	_, err := s.returned()
+	if err == nil || !strings.Contains(err.Error(), "terminated by somebody else") {
+		t.Errorf("Run returned %v", err)
+	}
+	must(t, next(t, "Term is back", termed))
+}
+
+func TestASocketClosedBehindTheRunnersBackEndsTheServerWithAnError(t *testing.T) {
+	t.Parallel()
+	for _, which := range []string{"another", "its own", "with something to send"} {
+		t.Run(which, func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, briefly)
+			front := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*", WithName("front"))
+			router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*", WithName("router"))
+			push := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*", WithName("push"))
+			s := start(t, r, func(ctx context.Context, m *Message) error {
+				err := m.Reply(m.Frames...)
+				if string(m.Frames[0]) == "close" {
+					victim := router
+					switch which {
+					case "its own":
+						victim = m.Socket
+					case "with something to send":
+						victim = push
+						must(t, push.Send(ctx, nil))
+						must(t, router.Send(ctx, frames("nobody", "x")...))
+					}
+					victim.Raw().SetLinger(0)
+					victim.Raw().Close()
+				}
+				return err
+			})
+			client := dial(t, zmq4.REQ, front.Endpoint())
+			request(t, client, "hello")
+			tell(t, client, "close")
+			victim := map[string]string{"another": "router", "its own": "front", "with something to send": "push"}[which]
+			if which != "its own" {
+				expectMessage(t, client, "close") // the others are served to the end
+			}
+			rep, err := s.returned()
+			if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", victim)) || !strings.Contains(err.Error(), "behind the Runner's back") {
+				t.Errorf("Run returned %v", err)
+			}
+			if rep.Sockets[0].Handled != 2 {
+				t.Errorf("the report is %v", rep)
+			}
+		})
+	}
+}
+
+func TestASocketOfTheContextThatNobodyClosesIsALeak(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithGrace(time.Second), WithLinger(0))
+	raw, err := r.Context().NewSocket(zmq4.PUSH)
+	must(t, err)
+	must(t, raw.SetLinger(0))
+	s := start(t, r, nil)
+	asked := time.Now()
+	_, err = s.end()
+	if e := incomplete(t, err); !e.Leaked || e.Phase != Closing || time.Since(asked) > 1250*ms {
+		t.Errorf("Run returned %v after %v", err, time.Since(asked))
+	}
+	must(t, raw.Close()) // and Term is back
+	next(t, "Term is back", func() chan struct{} {
+		c := make(chan struct{}, 1)
+		go func() { <-r.loop.termedC; c <- struct{}{} }()
+		return c
+	}())
+}
+
+func TestAHandlerInABlockingRawSendIsFreedAtTheEnd(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithGrace(time.Second))
+	router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*", WithName("front"))
+	push := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*")
+	inside, freed := make(chan struct{}), make(chan error, 1)
+	s := start(t, r, func(context.Context, *Message) error {
+		close(inside)
+		_, err := push.Raw().SendMessage("into the void")
+		freed <- err
+		return nil
+	})
+	tell(t, dial(t, zmq4.REQ, router.Endpoint()), "?")
+	<-inside
+	asked := time.Now()
+	_, err := s.end()
+	e := incomplete(t, err)
+	if e.Phase != Draining || len(e.Running) != 1 || e.Running[0].Socket != "front" || e.Running[0].RoutingID == "" || e.Leaked {
+		t.Errorf("Run returned %v", err)
+	}
+	if took := time.Since(asked); took > 1250*ms {
+		t.Errorf("Run returned after %v", took)
+	}
+	if err := next(t, "the send returns", freed); zmq4.AsErrno(err) != zmq4.ETERM {
+		t.Errorf("the send returned %v", err)
+	}
+	if strings.Contains(err.Error(), "somebody else") {
+		t.Errorf("the Runner blames somebody else: %v", err)
+	}
+}
+
+func TestAStuckHandlerDoesNotHoldRun(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithGrace(500*ms))
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*", WithName("front"))
+	inside, back := make(chan struct{}), make(chan struct{})
+	s := start(t, r, func(context.Context, *Message) error { close(inside); <-back; return nil })
+	tell(t, dial(t, zmq4.REQ, rep.Endpoint()), "?")
+	<-inside
+	asked := time.Now()
+	report, err := s.end()
+	e := incomplete(t, err)
+	if e.Phase != Draining || len(e.Running) != 1 || e.Running[0].Socket != "front" || len(e.Sockets) != 1 || e.Sockets[0].Abandoned != 1 {
+		t.Errorf("Run returned %v", err)
+	}
+	if took := time.Since(asked); took > 750*ms || report.Sockets[0].Abandoned != 1 {
+		t.Errorf("Run returned after %v, the report is %v", took, report)
+	}
+	// When the handler returns after all, the rest goes its way, and the report stays as it was.
+	close(back)
+	next(t, "Term is back", func() chan struct{} {
+		c := make(chan struct{}, 1)
+		go func() { <-r.loop.termedC; c <- struct{}{} }()
+		return c
+	}())
+	if got := r.Report().String(); got != report.String() {
+		t.Errorf("the report became %s", got)
+	}
+}
+
+func TestHandlersErrorsAreLoggedAtMostOnceASecond(t *testing.T) {
+	t.Parallel()
+	var log lockedBuffer
+	r := newTestRunner(t, briefly, WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*", WithName("front"))
+	s := start(t, r, func(context.Context, *Message) error { return errors.New("what the client did wrong") })
+	client := dial(t, zmq4.REQ, rep.Endpoint())
+	for range 200 {
+		request(t, client, "?")
+	}
+	s.ended()
+	text := log.String()
+	took := time.Since(r.Report().began()) // about: how often a second has passed
+	lines := strings.Count(text, "what the client did wrong")
+	if lines < 1 || lines > 2+int(took/time.Second) {
+		t.Errorf("%d lines in %v", lines, took)
+	}
+	for _, want := range []string{"socket=front", "zmqgrace: Running", "zmqgrace: Draining", "zmqgrace: Done", "level=WARN"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the log lacks %q:\n%s", want, text)
+		}
+	}
+}
+
+// lockedBuffer is a log that goroutines share.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+var _ io.Writer = (*lockedBuffer)(nil)
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// A paused stage with a backlog is waited for, but not with all the processor has.
+func TestAPausedSocketInTheDrainCostsLittle(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithGrace(2*time.Second), WithDrainLimit(50*ms), WithLinger(100*ms))
+	in := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	out := marked(t, r, zmq4.PUSH, 1)
+	must(t, out.Bind("tcp://127.0.0.1:*"))
+	s := start(t, r, func(ctx context.Context, m *Message) error { return out.Send(ctx, m.Frames...) })
+	source := dial(t, zmq4.PUSH, in.Endpoint())
+	for range 10 {
+		tell(t, source, "x")
+	}
+	until(t, "the stage is paused", func() bool { return out.report().Queued == 1 })
+	go s.Shutdown(context.Background())
+	until(t, "the drain begins", func() bool { return r.Phase() == Draining })
+	expectCounted := 0
+	sink := dial(t, zmq4.PULL, out.Endpoint(), func(*zmq4.Socket) error {
+		// Well past the drain limit a peer comes after all, and the backlog goes its way.
+		until(t, "the drain limit is over", func() bool { return phaseOf(r.Report(), Draining) > 300*ms })
+		return nil
+	})
+	for range 10 {
+		if _, err := sink.Recv(0); err == nil {
+			expectCounted++
+		}
+	}
+	rep, err := s.returned()
+	if err != nil || expectCounted != 10 || rep.Sockets[0].Handled != 10 {
+		t.Errorf("%d arrived, Run returned %v, the report is %v", expectCounted, err, rep)
 	}
 }

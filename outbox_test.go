@@ -1,0 +1,698 @@
+package zmqgrace
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+// listen is a peer that is bound, and where.
+func listen(t testing.TB, typ zmq4.Type, options ...func(*zmq4.Socket) error) (*zmq4.Socket, string) {
+	t.Helper()
+	s := peer(t, typ, append(options, func(s *zmq4.Socket) error { return s.Bind("tcp://127.0.0.1:*") })...)
+	at, err := s.GetLastEndpoint()
+	must(t, err)
+	return s, at
+}
+
+// marked makes a socket with that send high-water mark, which is to be bound or connected yet.
+func marked(t testing.TB, r *Runner, typ zmq4.Type, hwm int, opts ...SocketOption) *Socket {
+	t.Helper()
+	s, err := r.NewSocket(typ, opts...)
+	must(t, err)
+	must(t, s.Raw().SetSndhwm(hwm))
+	return s
+}
+
+// nobody is an address where nobody listens.
+const nobody = "tcp://127.0.0.1:1"
+
+func countedBody(i int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(i)) }
+
+// expectCounted receives n messages whose last frames count from 0 on.
+func expectCounted(t testing.TB, s *zmq4.Socket, n int) {
+	t.Helper()
+	for i := range n {
+		m, err := s.RecvMessageBytes(0)
+		if err != nil || !bytes.HasPrefix(m[len(m)-1], countedBody(i)) {
+			t.Fatalf("message %d of %d is %.20q, %v", i, n, m, err)
+		}
+	}
+}
+
+func TestSendIsRefusedWhereItCantBe(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	for _, c := range []struct {
+		typ    zmq4.Type
+		frames [][]byte
+		want   string
+	}{
+		{zmq4.PULL, frames("x"), "only receives"},
+		{zmq4.SUB, frames("x"), "only receives"},
+		{zmq4.REP, frames("x"), "Message.Reply"},
+		{zmq4.ROUTER, frames("id"), "routing id"},
+		{zmq4.ROUTER, nil, "routing id"},
+	} {
+		s, err := r.NewSocket(c.typ)
+		must(t, err)
+		err = s.Send(t.Context(), c.frames...)
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), s.Name()) {
+			t.Errorf("%v: Send returned %v", c.typ, err)
+		}
+	}
+}
+
+func TestSendCopiesItsFrames(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	pull, at := listen(t, zmq4.PULL)
+	push := connected(t, r, zmq4.PUSH, at)
+	body := []byte("hello")
+	must(t, push.Send(t.Context(), body, body))
+	copy(body, "XXXXX")
+	s := start(t, r, nil)
+	expectMessage(t, pull, "hello", "hello")
+	s.ended()
+}
+
+func TestBeforeRunSendFillsTheOutboxAndThenSaysSo(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	pull, at := listen(t, zmq4.PULL)
+	push := marked(t, r, zmq4.PUSH, 10)
+	must(t, push.Connect(at))
+	for i := range 10 {
+		must(t, push.Send(t.Context(), countedBody(i)))
+	}
+	if err := push.Send(t.Context(), nil); !errors.Is(err, ErrFull) {
+		t.Errorf("Send returned %v", err)
+	}
+	if rep := r.Report().Sockets[0]; rep.Queued != 10 || rep.Sent != 0 {
+		t.Errorf("the report is %v", r.Report())
+	}
+	s := start(t, r, nil)
+	expectCounted(t, pull, 10)
+	if rep := s.ended().Sockets[0]; rep.Sent != 10 || rep.Unsent != 0 {
+		t.Errorf("the report is %v", s.Report())
+	}
+}
+
+func TestWhatWasSentBeforeAShutdownWithoutRunIsFlushed(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	pull, at := listen(t, zmq4.PULL)
+	push := connected(t, r, zmq4.PUSH, at)
+	for i := range 100 {
+		must(t, push.Send(t.Context(), countedBody(i)))
+	}
+	must(t, r.Shutdown(t.Context()))
+	expectCounted(t, pull, 100)
+	checkAccounts(t, r.Report())
+}
+
+func TestSendBlocksAtTheHighWaterMarkUntilThePeerReads(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	push := marked(t, r, zmq4.PUSH, 10)
+	must(t, push.Bind("tcp://127.0.0.1:*"))
+	s := start(t, r, nil)
+	// A PUSH without a peer takes nothing, so all stays on the outbox.
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i := range 10 {
+		must(t, push.Send(ended, countedBody(i))) // the context is looked at only when it must wait
+	}
+	if err := push.Send(ended, nil); !errors.Is(err, context.Canceled) {
+		t.Fatalf("Send to a full outbox with an ended context returned %v", err)
+	}
+	sent := make(chan int, 1000)
+	go func() {
+		for i := 10; i < 1000; i++ {
+			if err := push.Send(context.Background(), countedBody(i)); err != nil {
+				t.Error(err)
+			}
+			sent <- i
+		}
+		close(sent)
+	}()
+	if got := push.report().Queued; got != 10 {
+		t.Errorf("%d messages are queued", got)
+	}
+	expectCounted(t, dial(t, zmq4.PULL, push.Endpoint()), 1000)
+	for range 990 {
+		next(t, "the blocked Send returns", sent)
+	}
+	if rep := s.ended().Sockets[0]; rep.Sent != 1000 {
+		t.Errorf("the report is %v", s.Report())
+	}
+}
+
+func TestABlockedSendEndsWithItsContextAndItsCause(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithLinger(0))
+	push := marked(t, r, zmq4.PUSH, 1)
+	must(t, push.Bind("tcp://127.0.0.1:*"))
+	s := start(t, r, nil)
+	must(t, push.Send(t.Context(), nil))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	result := make(chan error)
+	go func() { result <- push.Send(ctx, nil) }()
+	enough := errors.New("enough")
+	cancel(enough)
+	if err := next(t, "Send returns", result); !errors.Is(err, enough) {
+		t.Errorf("Send returned %v", err)
+	}
+	if rep := s.ended().Sockets[0]; rep.Unsent != 1 {
+		t.Errorf("the report is %v", s.Report())
+	}
+}
+
+func TestABlockedSendEndsWhenTheFlushBegins(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithLinger(50*ms))
+	push := marked(t, r, zmq4.PUSH, 5)
+	must(t, push.Bind("tcp://127.0.0.1:*"))
+	s := start(t, r, nil)
+	for range 5 {
+		must(t, push.Send(t.Context(), nil))
+	}
+	results := make(chan error)
+	for range 4 {
+		go func() { results <- push.Send(context.Background(), nil) }()
+	}
+	rep, err := s.end()
+	for range 4 {
+		if err := next(t, "Send returns", results); !errors.Is(err, ErrClosed) {
+			t.Errorf("Send returned %v", err)
+		}
+	}
+	if e := incomplete(t, err); len(e.Sockets) != 1 || e.Sockets[0].Unsent != 5 || rep.Sockets[0].Sent != 0 {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+func TestAFullOutboxPausesOnlyThoseWhoFillIt(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	push := marked(t, r, zmq4.PUSH, 5)
+	must(t, push.Bind("tcp://127.0.0.1:*"))
+	type key struct{}
+	rep.Handle(echo)
+	pull.Handle(func(ctx context.Context, m *Message) error {
+		// A context that is derived from the handler's is the handler's.
+		return push.Send(context.WithValue(ctx, key{}, 1), m.Frames...)
+	})
+	s := start(t, r, nil)
+	source := dial(t, zmq4.PUSH, pull.Endpoint())
+	const n = 200
+	for i := range n {
+		tell(t, source, countedBody(i))
+	}
+	until(t, "the outbox is full", func() bool { return push.report().Queued == 5 })
+	client := dial(t, zmq4.REQ, rep.Endpoint())
+	for range 50 {
+		request(t, client, "are you there?")
+	}
+	if got := pull.report(); got.Handled != 5 || push.report().Queued != 5 {
+		t.Errorf("behind a full outbox the stage has handled %d, %d are queued", got.Handled, push.report().Queued)
+	}
+	// With a peer the stage goes on, and nothing is lost.
+	expectCounted(t, dial(t, zmq4.PULL, push.Endpoint()), n)
+	if rep := s.ended(); rep.Sockets[1].Handled != n || rep.Sockets[2].Sent != n {
+		t.Errorf("the report is %v", rep)
+	}
+}
+
+func TestAStageWithSmallMarksLosesNothing(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	in, err := r.NewSocket(zmq4.PULL)
+	must(t, err)
+	must(t, in.Raw().SetRcvhwm(7))
+	must(t, in.Bind("tcp://127.0.0.1:*"))
+	sink, at := listen(t, zmq4.PULL, func(s *zmq4.Socket) error { return s.SetRcvhwm(3) })
+	out := marked(t, r, zmq4.PUSH, 4)
+	must(t, out.Connect(at))
+	s := start(t, r, func(ctx context.Context, m *Message) error { return out.Send(ctx, m.Frames...) })
+	const n = 3000
+	source := dial(t, zmq4.PUSH, in.Endpoint())
+	go func() {
+		for i := range n {
+			source.SendBytes(append(countedBody(i), make([]byte, 4096)...), 0)
+		}
+	}()
+	until(t, "the stage works", func() bool { return in.report().Handled > 0 })
+	go s.Shutdown(context.Background()) // and the drain is backpressure's as well
+	expectCounted(t, sink, n)
+	if rep, err := s.returned(); err != nil || rep.Sockets[0].Handled != n || rep.Sockets[1].Sent != n {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestAStageWithoutAPeerSaysWhatItCouldNotSend(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithGrace(2*time.Second), WithDrainLimit(100*ms), WithLinger(200*ms))
+	in := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*", WithName("in"))
+	out := marked(t, r, zmq4.PUSH, 5, WithName("out"))
+	must(t, out.Bind("tcp://127.0.0.1:*"))
+	s := start(t, r, func(ctx context.Context, m *Message) error { return out.Send(ctx, m.Frames...) })
+	source := dial(t, zmq4.PUSH, in.Endpoint())
+	const n = 50
+	for i := range n {
+		tell(t, source, countedBody(i))
+	}
+	until(t, "the outbox is full", func() bool { return out.report().Queued == 5 })
+	rep, err := s.end()
+	e := incomplete(t, err)
+	if i, o := rep.Sockets[0], rep.Sockets[1]; i.Handled+i.Abandoned != n || o.Unsent != i.Handled || len(e.Sockets) == 0 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestManyGoroutinesSendAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	pull, at := listen(t, zmq4.PULL)
+	push := marked(t, r, zmq4.PUSH, 50)
+	must(t, push.Connect(at))
+	s := start(t, r, nil)
+	const senders, each = 16, 500
+	var wg sync.WaitGroup
+	for g := range senders {
+		wg.Go(func() {
+			for i := range each {
+				if err := push.Send(context.Background(), []byte{byte(g)}, countedBody(i)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	var seen [senders]int
+	for range senders * each {
+		m, err := pull.RecvMessageBytes(0)
+		must(t, err)
+		g := m[0][0]
+		if len(m) != 2 || !bytes.Equal(m[1], countedBody(seen[g])) {
+			t.Fatalf("message %d of sender %d is %q", seen[g], g, m)
+		}
+		seen[g]++
+	}
+	wg.Wait()
+	if rep := s.ended().Sockets[0]; rep.Sent != senders*each {
+		t.Errorf("the report is %v", s.Report())
+	}
+}
+
+func TestABlockedSendDoesNotHoldTheDrainBeyondItsLimit(t *testing.T) {
+	t.Parallel()
+	const limit = 300 * ms
+	r := newTestRunner(t, briefly, WithDrainLimit(limit), WithLinger(100*ms))
+	// The client never pauses, so the drain lasts until its limit.
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	push := marked(t, r, zmq4.PUSH, 5)
+	must(t, push.Bind("tcp://127.0.0.1:*"))
+	s := start(t, r, echo)
+	for range 5 {
+		must(t, push.Send(t.Context(), nil))
+	}
+	blocked := make(chan error, 1)
+	go func() { blocked <- push.Send(context.Background(), nil) }()
+	stop := restless(t, rep.Endpoint(), 2)
+	defer stop()
+	until(t, "the client is served", func() bool { return rep.report().Handled > 10 })
+	report, err := s.end()
+	if err := next(t, "Send returns", blocked); !errors.Is(err, ErrClosed) {
+		t.Errorf("Send returned %v", err)
+	}
+	if incomplete(t, err); report.Sockets[1].Unsent != 5 || !report.Busy {
+		t.Errorf("Run returned %v, the report is %v", err, report)
+	}
+	if d := phaseOf(report, Draining); d < limit-20*ms || d > limit+time.Second+patience/20 {
+		t.Errorf("the drain took %v", d)
+	}
+}
+
+// restless has clients send one request after the other, each at once when the answer is there, until stop is called.
+func restless(t testing.TB, endpoint string, clients int) (stop func()) {
+	t.Helper()
+	var stopped atomic.Bool
+	var wg sync.WaitGroup
+	for range clients {
+		client := dial(t, zmq4.REQ, endpoint, func(s *zmq4.Socket) error { return s.SetRcvtimeo(10 * ms) })
+		wg.Go(func() {
+			for asked := false; !stopped.Load(); {
+				if !asked {
+					client.Send("?", 0)
+				}
+				_, err := client.Recv(0)
+				asked = err != nil
+			}
+		})
+	}
+	return sync.OnceFunc(func() {
+		stopped.Store(true)
+		wg.Wait()
+	})
+}
+
+// phaseOf returns how long a phase lasted.
+func phaseOf(rep Report, p Phase) time.Duration {
+	for _, have := range rep.Phases {
+		if have.Phase == p {
+			return have.Duration
+		}
+	}
+	return -1
+}
+
+// slowly receives like a peer that has better things to do now and then.
+func slowly(i int, s *zmq4.Socket) ([][]byte, error) {
+	if i%8 == 0 {
+		time.Sleep(500 * time.Microsecond)
+	}
+	return s.RecvMessageBytes(0)
+}
+
+func TestWhatIsQueuedReachesASlowPeer(t *testing.T) {
+	t.Parallel()
+	const n = 2000
+	for _, c := range []struct {
+		typ, with zmq4.Type
+		size      int
+		hwm       int // of both
+	}{
+		{zmq4.PUSH, zmq4.PULL, 100, n}, {zmq4.PUSH, zmq4.PULL, 8192, n}, {zmq4.PUSH, zmq4.PULL, 8192, 10},
+		{zmq4.PUB, zmq4.SUB, 100, n + 100}, {zmq4.PUB, zmq4.SUB, 8192, n + 100},
+		{zmq4.XPUB, zmq4.SUB, 8192, n + 100},
+		{zmq4.DEALER, zmq4.DEALER, 8192, n}, {zmq4.DEALER, zmq4.DEALER, 8192, 10},
+		{zmq4.ROUTER, zmq4.DEALER, 8192, n}, {zmq4.ROUTER, zmq4.DEALER, 8192, 10},
+		{zmq4.PAIR, zmq4.PAIR, 8192, n}, {zmq4.PAIR, zmq4.PAIR, 8192, 10},
+	} {
+		t.Run(fmt.Sprintf("%v, %d bytes, marks of %d", c.typ, c.size, c.hwm), func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, briefly)
+			own := marked(t, r, c.typ, c.hwm)
+			must(t, own.Bind("tcp://127.0.0.1:*"))
+			with := peer(t, c.with, func(s *zmq4.Socket) error { return errors.Join(s.SetRcvhwm(c.hwm), s.SetIdentity("peer")) })
+			if c.with == zmq4.SUB {
+				must(t, with.SetSubscribe(""))
+			}
+			must(t, with.Connect(own.Endpoint()))
+			known := make(chan struct{}, 10)
+			s := start(t, r, func(context.Context, *Message) error { known <- struct{}{}; return nil })
+			var front []string
+			switch c.typ {
+			case zmq4.ROUTER:
+				front = []string{"peer"}
+				tell(t, with, "hello")
+				<-known
+			case zmq4.PUB, zmq4.XPUB:
+				until(t, "the subscription arrives", func() bool {
+					must(t, own.Send(t.Context(), []byte("hello")))
+					_, err := with.Recv(zmq4.DONTWAIT)
+					return err == nil
+				})
+				// What was sent before that was noticed is no part of the test.
+				must(t, own.Send(t.Context(), []byte("begin")))
+				for m := ""; m != "begin"; {
+					var err error
+					m, err = with.Recv(0)
+					must(t, err)
+				}
+			}
+			read := make(chan struct{})
+			reading := sync.OnceFunc(func() {
+				go func() {
+					defer close(read)
+					for i := range n {
+						if m, err := slowly(i, with); err != nil || !bytes.HasPrefix(m[0], countedBody(i)) {
+							t.Errorf("message %d is %.20q, %v", i, m, err)
+							return
+						}
+					}
+				}()
+			})
+			for i := range n {
+				if c.hwm < n {
+					reading() // or Send would wait for ever
+				}
+				must(t, own.Send(t.Context(), append(frames(front...), append(countedBody(i), make([]byte, c.size)...))...))
+			}
+			go s.Shutdown(context.Background())
+			reading()
+			<-read
+			if rep, err := s.returned(); err != nil || rep.Sockets[0].Sent < n || rep.Sockets[0].Unsent+rep.Sockets[0].Dropped != 0 {
+				t.Errorf("Run returned %v, the report is %v", err, rep)
+			}
+		})
+	}
+}
+
+func TestAPushThatHasNobodyEndsWithinTheGraceAndSaysSo(t *testing.T) {
+	t.Parallel()
+	for _, side := range []string{"bound", "connected"} {
+		t.Run(side, func(t *testing.T) {
+			t.Parallel()
+			const grace = 800 * ms
+			r := newTestRunner(t, briefly, WithGrace(grace), WithLinger(-1))
+			push, err := r.NewSocket(zmq4.PUSH, WithName("jobs"))
+			must(t, err)
+			if side == "bound" {
+				must(t, push.Bind("tcp://127.0.0.1:*"))
+			} else {
+				must(t, push.Connect(nobody))
+			}
+			s := start(t, r, nil)
+			for i := range 100 {
+				must(t, push.Send(t.Context(), countedBody(i)))
+			}
+			asked := time.Now()
+			rep, err := s.end()
+			took := time.Since(asked)
+			e := incomplete(t, err)
+			if took > grace+250*ms || e.Phase != Closing || e.Leaked || len(e.Sockets) != 1 || e.Sockets[0].Name != "jobs" {
+				t.Errorf("Run returned after %v: %v", took, err)
+			}
+			if !strings.Contains(err.Error(), `socket "jobs" (PUSH)`) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("the error is %v", err)
+			}
+			// libzmq takes messages for a peer that it tries to reach, and none where nobody is.
+			if side == "bound" && rep.Sockets[0].Unsent != 100 || side == "connected" && (!rep.LingerExpired || rep.Sockets[0].Sent != 100) {
+				t.Errorf("the report is %v", rep)
+			}
+		})
+	}
+}
+
+func TestALingerOfZeroDropsAndThatIsNoError(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithLinger(0))
+	push := connected(t, r, zmq4.PUSH, nobody)
+	s := start(t, r, nil)
+	for range 10 {
+		must(t, push.Send(t.Context(), nil))
+	}
+	until(t, "libzmq has them", func() bool { return push.report().Sent == 10 })
+	if rep := s.ended(); rep.LingerExpired {
+		t.Errorf("the report is %v", rep)
+	}
+}
+
+func TestStagesOfOneRunnerNeverStandStill(t *testing.T) {
+	t.Parallel()
+	const n = 2000
+	r := newTestRunner(t)
+	front := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	inner, err := r.NewSocket(zmq4.PULL)
+	must(t, err)
+	must(t, inner.Raw().SetRcvhwm(20))
+	must(t, inner.Bind("inproc://second"))
+	stage := marked(t, r, zmq4.PUSH, 20)
+	must(t, stage.Connect("inproc://second"))
+	front.Handle(func(ctx context.Context, m *Message) error { return stage.Send(ctx, m.Frames...) })
+	seen := make(chan int, n)
+	inner.Handle(func(_ context.Context, m *Message) error {
+		time.Sleep(100 * time.Microsecond) // the slower stage
+		seen <- int(binary.BigEndian.Uint32(m.Frames[0]))
+		return nil
+	})
+	s := start(t, r, nil)
+	source := dial(t, zmq4.PUSH, front.Endpoint())
+	for i := range n {
+		tell(t, source, countedBody(i))
+	}
+	for i := range n / 2 {
+		if got := next(t, "the second stage goes on", seen); got != i {
+			t.Fatalf("message %d came as number %d", got, i)
+		}
+	}
+	rep := s.ended()
+	close(seen)
+	i := n / 2
+	for got := range seen {
+		if got != i {
+			t.Fatalf("message %d came as number %d", got, i)
+		}
+		i++
+	}
+	if i != n || rep.Sockets[0].Handled != n || rep.Sockets[1].Handled != n || rep.Sockets[2].Sent != n {
+		t.Errorf("%d of %d arrived, the report is %v", i, n, rep)
+	}
+}
+
+// A handler may fan out: more goes out than comes in, on a socket with a small mark.
+func TestAHandlerNeverBlocksHoweverMuchItSends(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	pull, at := listen(t, zmq4.PULL, func(s *zmq4.Socket) error { return s.SetRcvhwm(5) })
+	front := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	push := marked(t, r, zmq4.PUSH, 5)
+	must(t, push.Connect(at))
+	const n = 2000
+	s := start(t, r, func(ctx context.Context, m *Message) error {
+		for i := range n {
+			must(t, push.Send(ctx, append(countedBody(i), make([]byte, 4096)...)))
+		}
+		return m.Reply()
+	})
+	client := dial(t, zmq4.REQ, front.Endpoint())
+	request(t, client, "?")
+	expectCounted(t, pull, n)
+	request(t, client, "?") // it is not paused for ever
+	go s.Shutdown(context.Background())
+	expectCounted(t, pull, n)
+	if rep, err := s.returned(); err != nil || rep.Sockets[1].Sent != 2*n {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestASlowSubscriberLosesMessagesWhileRunningAndHoldsNobody(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithLinger(100*ms))
+	pub := marked(t, r, zmq4.PUB, 5)
+	must(t, pub.Bind("tcp://127.0.0.1:*"))
+	subscriber := func(hwm int) *zmq4.Socket {
+		s := dial(t, zmq4.SUB, pub.Endpoint(), func(s *zmq4.Socket) error {
+			return errors.Join(s.SetRcvhwm(hwm), s.SetSubscribe(""))
+		})
+		until(t, "the subscription arrives", func() bool {
+			must(t, pub.Send(t.Context(), []byte("hello")))
+			_, err := s.Recv(zmq4.DONTWAIT)
+			return err == nil
+		})
+		return s
+	}
+	s := start(t, r, nil)
+	subscriber(1) // and reads no more
+	reader := subscriber(0)
+	body := string(make([]byte, 64<<10))
+	for range 200 {
+		must(t, pub.Send(t.Context(), []byte(body)))
+		for m := ""; m != body; {
+			var err error
+			if m, err = reader.Recv(0); err != nil {
+				t.Fatalf("the reader was held up: %v", err)
+			}
+		}
+	}
+	s.end() // the slow one's linger expires
+}
+
+// Where a peer goes away in the middle of a message, libzmq swallows parts: never those of the next message.
+func TestMessagesStayWholeWherePeersComeAndGo(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ typ, with zmq4.Type }{{zmq4.PUSH, zmq4.PULL}, {zmq4.DEALER, zmq4.DEALER}, {zmq4.PAIR, zmq4.PAIR}} {
+		t.Run(c.typ.String(), func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t)
+			own, err := r.Context().NewSocket(c.typ)
+			must(t, err)
+			defer own.Close()
+			must(t, own.SetLinger(0))
+			must(t, own.Bind("inproc://here"))
+			const parts = 3000
+			message := func(i int) [][]byte { return slices.Repeat([][]byte{countedBody(i)}, parts) }
+			whole := func(m [][]byte, err error) bool {
+				return err == nil && len(m) == parts && bytes.Equal(m[0], m[parts-1]) && bytes.Equal(m[0], m[parts/2])
+			}
+			var stop atomic.Bool
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for !stop.Load() {
+					with := peerIn(t, r.Context(), c.with)
+					must(t, with.SetRcvtimeo(100*ms))
+					must(t, with.Connect("inproc://here"))
+					for range 3 {
+						if m, err := with.RecvMessageBytes(0); err == nil && !whole(m, err) {
+							t.Errorf("a message of %d parts arrived, from %q to %q", len(m), m[0], m[len(m)-1])
+						}
+					}
+					with.Close()
+				}
+			})
+			for i, end := 0, time.Now().Add(time.Second); time.Now().Before(end); i++ {
+				if err := send(own, c.typ, message(i)); err != nil && !isAgain(err) {
+					t.Error(err)
+				}
+			}
+			stop.Store(true)
+			wg.Wait()
+			// The next peer gets all from its first message on. Some may still go to the last one, until it is noticed
+			// that that is gone; and a PAIR turns away everybody else so long.
+			with := peerIn(t, r.Context(), c.with)
+			defer func() { with.Close() }()
+			must(t, with.Connect("inproc://here"))
+			var first [][]byte
+			until(t, "the first message arrives", func() bool {
+				own.GetEvents()
+				err := send(own, c.typ, message(0))
+				if err != nil && c.typ == zmq4.PAIR {
+					with.Close()
+					with = peerIn(t, r.Context(), c.with)
+					must(t, with.Connect("inproc://here"))
+				}
+				first, err = with.RecvMessageBytes(zmq4.DONTWAIT)
+				return err == nil
+			})
+			if !whole(first, nil) {
+				t.Errorf("the first message arrived as %d parts", len(first))
+			}
+			for i := 1; i < 10; i++ {
+				must(t, send(own, c.typ, message(i)))
+				if m, err := with.RecvMessageBytes(0); !whole(m, err) || !bytes.Equal(m[0], countedBody(i)) {
+					t.Errorf("message %d arrived as %d parts, %v", i, len(m), err)
+				}
+			}
+		})
+	}
+}
+
+// The others need no more time only because one socket does.
+func TestAFlushThatWaitsForOneSocketDoesNotBlameTheOthers(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithLinger(100*ms))
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*", WithName("front"))
+	push, err := r.NewSocket(zmq4.PUSH, WithName("jobs"))
+	must(t, err)
+	must(t, push.Bind("tcp://127.0.0.1:*"))
+	s := start(t, r, echo)
+	request(t, dial(t, zmq4.REQ, rep.Endpoint()), "?")
+	must(t, push.Send(t.Context(), nil))
+	report, err := s.end()
+	if e := incomplete(t, err); len(e.Sockets) != 1 || e.Sockets[0].Name != "jobs" || e.Sockets[0].Unsent != 1 || report.LingerExpired {
+		t.Errorf("Run returned %v", err)
+	}
+}

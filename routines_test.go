@@ -1,0 +1,559 @@
+package zmqgrace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+// Go functions, Goodbye functions, and sockets that are paused.
+
+func init() { children["Go function that panics"] = panicInAGoFunctionAsChild }
+
+type testKey struct{}
+
+func TestGoFunctionsRunFromRunToTheDrain(t *testing.T) {
+	r := newTestRunner(t, briefly)
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	type seen struct {
+		phase Phase
+		value any
+	}
+	begun, ended := make(chan seen, 3), make(chan error, 3)
+	fn := func(ctx context.Context) error {
+		begun <- seen{r.Phase(), ctx.Value(testKey{})}
+		<-ctx.Done()
+		if p := r.Phase(); p != Draining {
+			t.Errorf("cancelled in phase %v", p)
+		}
+		ended <- context.Cause(ctx)
+		return ctx.Err()
+	}
+	r.Go(fn)
+	if len(begun) > 0 {
+		t.Error("it runs before Run does")
+	}
+	s := &running{Runner: r, t: t, result: make(chan error, 1)}
+	go func() {
+		s.result <- r.Run(context.WithValue(context.Background(), testKey{}, "value"), func(context.Context, *Message) error {
+			r.Go(fn)
+			return nil
+		})
+	}()
+	if got := next(t, "the first function", begun); got.phase != Running || got.value != "value" {
+		t.Errorf("it began with %+v", got)
+	}
+	_, err := dial(t, zmq4.PUSH, pull.Endpoint()).SendMessage("work")
+	must(t, err)
+	next(t, "the function of a handler", begun)
+	r.Go(fn)
+	next(t, "the third function", begun)
+	s.ended()
+	for range 3 {
+		if err := next(t, "the end of a function", ended); err != ErrShutdown {
+			t.Errorf("the cause is %v", err)
+		}
+	}
+}
+
+func TestAnErrorOfAGoFunctionEndsTheServerAndRunReturnsIt(t *testing.T) {
+	for _, fault := range []error{
+		errors.New("the test's own"),
+		context.Canceled, // nobody asked for the end yet
+		fmt.Errorf("wrapped: %w", ErrClosed),
+		fmt.Errorf("wrapped: %w", io.EOF),
+	} {
+		r := newTestRunner(t, briefly)
+		router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*")
+		fail := make(chan struct{})
+		r.Go(func(context.Context) error { <-fail; return fault })
+		r.Go(func(context.Context) error { return nil }) // does not end the server
+		s := start(t, r, echo)
+		request(t, dial(t, zmq4.REQ, router.Endpoint()), "hello")
+		close(fail)
+		if rep, err := s.returned(); err != fault || rep.Cause != fault || rep.Sockets[0].Handled != 1 {
+			t.Errorf("after %v Run returned %v, the cause is %v", fault, err, rep.Cause)
+		}
+	}
+}
+
+func TestErrStopFromAGoFunctionEndsTheServer(t *testing.T) {
+	for _, test := range []struct{ err, want error }{
+		{ErrStop, nil},
+		{fmt.Errorf("the test's own: %w", ErrStop), ErrStop},
+	} {
+		r := newTestRunner(t, briefly)
+		r.Go(func(context.Context) error { return test.err })
+		if _, err := run(t, r, nil).returned(); !errors.Is(err, test.want) {
+			t.Errorf("after %v Run returned %v", test.err, err)
+		}
+	}
+}
+
+func TestWhatAGoFunctionReturnsBecauseOfTheEndIsNoError(t *testing.T) {
+	own := errors.New("the test's own")
+	cause := errors.New("what asked")
+	for _, test := range []struct {
+		name  string
+		fails func(ctx context.Context) error
+		want  error
+	}{
+		{"ctx.Err", func(ctx context.Context) error { return ctx.Err() }, nil},
+		{"the cause", context.Cause, nil},
+		{"the cause, wrapped", func(ctx context.Context) error { return fmt.Errorf("wrapped: %w", context.Cause(ctx)) }, nil},
+		{"closed", func(context.Context) error { return fmt.Errorf("wrapped: %w", ErrClosed) }, nil},
+		{"another error", func(context.Context) error { return own }, own},
+		{"another error, joined", func(ctx context.Context) error { return errors.Join(own, io.EOF) }, own},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newTestRunner(t, briefly)
+			r.Go(func(ctx context.Context) error {
+				<-ctx.Done()
+				return test.fails(ctx)
+			})
+			ctx, cancel := context.WithCancelCause(context.Background())
+			result := make(chan error, 1)
+			go func() { result <- r.Run(ctx, nil) }()
+			until(t, "the Runner runs", func() bool { return r.Phase() == Running })
+			cancel(cause)
+			if err := next(t, "Run returns", result); !errors.Is(err, test.want) || test.want == nil && err != nil || r.Report().Cause != cause {
+				t.Errorf("Run returned %v, the cause is %v", err, r.Report().Cause)
+			}
+		})
+	}
+}
+
+func TestInTheReadyDelayAGoFunctionStillHasToServe(t *testing.T) {
+	r := newTestRunner(t, briefly, WithReadyDelay(100*ms))
+	announced := make(chan struct{})
+	r.Go(func(ctx context.Context) error {
+		<-announced
+		if ctx.Err() != nil {
+			t.Error("the context is cancelled before the drain")
+		}
+		return context.Canceled // of something else
+	})
+	s := start(t, r, nil)
+	go s.Shutdown(context.Background())
+	until(t, "the end is announced", func() bool { return r.Phase() == Announced })
+	close(announced)
+	if rep, err := s.returned(); !errors.Is(err, context.Canceled) || rep.Cause != ErrShutdown {
+		t.Errorf("Run returned %v, the cause is %v", err, rep.Cause)
+	}
+}
+
+func TestTheDrainWaitsForGoFunctionsAndSendsWhatTheySend(t *testing.T) {
+	r := newTestRunner(t, briefly)
+	push := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*")
+	pull := dial(t, zmq4.PULL, push.Endpoint())
+	r.Go(func(ctx context.Context) error {
+		<-ctx.Done()
+		time.Sleep(100 * ms) // the last work, longer than the quiet time
+		return push.Send(ctx, []byte("the last"))
+	})
+	s := start(t, r, nil)
+	go s.ended()
+	if m, err := pull.RecvMessage(0); err != nil || m[0] != "the last" {
+		t.Errorf("received %q, %v", m, err)
+	}
+	until(t, "the end", func() bool { return r.Phase() == Done })
+}
+
+func TestAGoFunctionThatDoesNotReturnIsNamedAtTheHardEnd(t *testing.T) {
+	t.Parallel()
+	const grace = 500 * ms
+	r := newTestRunner(t, briefly, WithGrace(grace))
+	leave := make(chan struct{})
+	defer close(leave)
+	r.Go(func(ctx context.Context) error { <-leave; return nil })
+	s := start(t, r, nil)
+	asked := time.Now()
+	_, err := s.end()
+	took := time.Since(asked)
+	e := incomplete(t, err)
+	if took > grace+time.Second || len(e.Running) != 1 || e.Running[0].For < grace/2 || e.Running[0].Socket != "" || e.Phase != Draining ||
+		!strings.Contains(err.Error(), "Go function was still running") {
+		t.Errorf("after %v Run returned %v", took, err)
+	}
+}
+
+func TestShutdownInAGoFunctionOnlyAsks(t *testing.T) {
+	r := newTestRunner(t, briefly)
+	r.Go(func(ctx context.Context) error { return r.Shutdown(ctx) })
+	r.Go(func(ctx context.Context) error {
+		<-ctx.Done()
+		// Derived, and cancelled already.
+		return r.Shutdown(context.WithValue(ctx, testKey{}, 1))
+	})
+	if rep, err := run(t, r, nil).returned(); err != nil || rep.Cause != ErrShutdown {
+		t.Errorf("Run returned %v, the cause is %v", err, rep.Cause)
+	}
+}
+
+func TestTheContextOfOneRunnerIsAnyOtherContextToTheNext(t *testing.T) {
+	one, two := newTestRunner(t, briefly), newTestRunner(t, briefly)
+	s := start(t, two, nil)
+	one.Go(func(ctx context.Context) error {
+		if err := two.Shutdown(ctx); err != nil {
+			return err
+		}
+		if two.Phase() != Done {
+			t.Error("Shutdown did not wait")
+		}
+		return ErrStop
+	})
+	if _, err := run(t, one, nil).returned(); err != nil {
+		t.Errorf("Run returned %v", err)
+	}
+	s.returned()
+}
+
+func TestAForcedEndCancelsGoFunctionsAndDoesNotWaitForThem(t *testing.T) {
+	r := newTestRunner(t)
+	cause := make(chan error, 1)
+	leave := make(chan struct{})
+	defer close(leave)
+	r.Go(func(ctx context.Context) error {
+		<-ctx.Done()
+		cause <- context.Cause(ctx)
+		<-leave
+		return nil
+	})
+	s := start(t, r, nil)
+	must(t, r.Close())
+	if _, err := s.returned(); !errors.Is(err, ErrForced) {
+		t.Errorf("Run returned %v", err)
+	}
+	if err := next(t, "the cause", cause); err != ErrForced {
+		t.Errorf("the cause is %v", err)
+	}
+}
+
+func TestGoexitInAGoFunctionEndsTheServerWithAnError(t *testing.T) {
+	r := newTestRunner(t, briefly)
+	r.Go(func(context.Context) error { runtime.Goexit(); return nil })
+	if _, err := run(t, r, nil).returned(); err == nil || !strings.Contains(err.Error(), "runtime.Goexit") {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+// panicInAGoFunctionAsChild says "bound" and its endpoint, and panics when somebody wrote "panic".
+func panicInAGoFunctionAsChild() {
+	r, err := New()
+	check(err)
+	router, err := r.NewSocket(zmq4.ROUTER)
+	check(err)
+	check(router.Bind("tcp://127.0.0.1:*"))
+	panicNow := make(chan struct{})
+	r.Go(func(context.Context) error {
+		<-panicNow
+		goFunctionThatPanics()
+		return nil
+	})
+	say("bound", router.Endpoint())
+	check(r.Run(context.Background(), func(_ context.Context, m *Message) error {
+		err := m.Reply(m.Frames...)
+		if string(m.Frames[0]) == "panic" {
+			close(panicNow)
+		}
+		return err
+	}))
+}
+
+func goFunctionThatPanics() { panic("as the test asked") }
+
+func TestAPanicInAGoFunctionFlushesTheRepliesAndKillsTheProcess(t *testing.T) {
+	t.Parallel()
+	p := startChild(t, "Go function that panics")
+	client := dial(t, zmq4.DEALER, p.expect("bound"))
+	request(t, client, "hello")
+	request(t, client, "panic")
+	state, stderr := p.exit()
+	if state.ExitCode() != 2 || !strings.Contains(stderr, "panic: as the test asked") || !strings.Contains(stderr, "goFunctionThatPanics") {
+		t.Errorf("the process ended with %v; its standard error:\n%s", state, stderr)
+	}
+}
+
+func TestGoAfterTheEndLogsAndDoesNothing(t *testing.T) {
+	var log logLines
+	r := newTestRunner(t, briefly, log.option())
+	start(t, r, nil).ended()
+	r.Go(func(context.Context) error { panic("after the end") })
+	if log.count("WARN", "Go") != 1 {
+		t.Errorf("the log says:\n%s", log.text.String())
+	}
+}
+
+func TestGoFunctionsOfARunnerThatNeverRanAreNotRun(t *testing.T) {
+	r := newTestRunner(t)
+	r.Go(func(context.Context) error { panic("it never ran") })
+	must(t, r.Shutdown(context.Background()))
+}
+
+func TestManyGoFunctionsComeAndGoWhileTheServerEnds(t *testing.T) {
+	for range 10 {
+		r := newTestRunner(t, briefly)
+		var begun, over atomic.Int64
+		var spawn func(ctx context.Context) error
+		spawn = func(ctx context.Context) error {
+			begun.Add(1)
+			defer over.Add(1)
+			if ctx.Err() == nil {
+				r.Go(spawn)
+				runtime.Gosched()
+			}
+			return ctx.Err()
+		}
+		for range 4 {
+			r.Go(spawn)
+		}
+		s := start(t, r, nil)
+		until(t, "some have run", func() bool { return begun.Load() > 100 })
+		s.ended()
+		if begun.Load() != over.Load() {
+			t.Errorf("%d began and %d ended before Run returned", begun.Load(), over.Load())
+		}
+	}
+}
+
+func TestGoodbyeIsSaidWhenTheDrainBeginsAndTheQuietTimeAfterIt(t *testing.T) {
+	const quiet = 400 * ms
+	r := newTestRunner(t, WithDrainQuiet(quiet))
+	broker := peer(t, zmq4.ROUTER)
+	must(t, broker.Bind("tcp://127.0.0.1:*"))
+	endpoint, err := broker.GetLastEndpoint()
+	must(t, err)
+	worker := connected(t, r, zmq4.DEALER, endpoint, WithGoodbye(func(ctx context.Context, s *Socket) error {
+		if p := r.Phase(); p != Draining {
+			t.Errorf("Goodbye in phase %v", p)
+		}
+		time.Sleep(quiet * 3 / 2) // without it the server would be drained by now
+		return s.Send(ctx, []byte("no more"))
+	}))
+	must(t, worker.Send(context.Background(), []byte("ready")))
+	s := start(t, r, func(_ context.Context, m *Message) error { return m.Reply([]byte("done")) })
+	hello, err := broker.RecvMessageBytes(0)
+	must(t, err)
+	time.Sleep(quiet) // quiet for long
+	go s.Shutdown(context.Background())
+	if m, err := broker.RecvMessage(0); err != nil || m[1] != "no more" {
+		t.Fatalf("the broker received %q, %v", m, err)
+	}
+	time.Sleep(quiet / 8) // the way to the broker, and back
+	_, err = broker.SendMessage(hello[0], "the last job")
+	must(t, err)
+	if m, err := broker.RecvMessage(0); err != nil || m[1] != "done" {
+		t.Errorf("the broker received %q, %v", m, err)
+	}
+	rep, err := s.returned()
+	if err != nil || rep.Sockets[0].Drained != 1 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestGoodbyesRunAtOnceAndTheirErrorsAreLogged(t *testing.T) {
+	var log logLines
+	r := newTestRunner(t, briefly, log.option())
+	var here sync.WaitGroup
+	here.Add(3)
+	for i := range 3 {
+		name := fmt.Sprintf("worker %d", i)
+		connected(t, r, zmq4.PUSH, "tcp://127.0.0.1:1", WithName(name), WithGoodbye(func(_ context.Context, s *Socket) error {
+			if s.Name() != name {
+				t.Errorf("the Goodbye of %q got socket %q", name, s.Name())
+			}
+			here.Done()
+			here.Wait() // for all of them
+			return errors.New("the test's own")
+		}))
+	}
+	start(t, r, nil).ended()
+	for i := range 3 {
+		if log.count("WARN", "Goodbye", fmt.Sprintf("worker %d", i), "the test's own") != 1 {
+			t.Errorf("the log says:\n%s", log.text.String())
+		}
+	}
+}
+
+func TestAStuckGoodbyeIsCancelledAndNamedAtTheHardEnd(t *testing.T) {
+	t.Parallel()
+	const grace = 500 * ms
+	r := newTestRunner(t, briefly, WithGrace(grace))
+	cancelled, leave := make(chan struct{}), make(chan struct{})
+	defer close(leave)
+	connected(t, r, zmq4.PUSH, "tcp://127.0.0.1:1", WithName("worker"), WithGoodbye(func(ctx context.Context, s *Socket) error {
+		<-ctx.Done()
+		close(cancelled)
+		<-leave
+		return nil
+	}))
+	s := start(t, r, nil)
+	asked := time.Now()
+	_, err := s.end()
+	took := time.Since(asked)
+	if e := incomplete(t, err); took > grace+time.Second || len(e.Running) != 1 || e.Running[0].Socket != "worker" || e.Running[0].For < grace/2 {
+		t.Errorf("after %v Run returned %v", took, err)
+	}
+	<-cancelled
+}
+
+func TestAForcedEndSaysNoGoodbye(t *testing.T) {
+	r := newTestRunner(t)
+	connected(t, r, zmq4.PUSH, "tcp://127.0.0.1:1", WithGoodbye(func(context.Context, *Socket) error {
+		t.Error("Goodbye")
+		return nil
+	}))
+	s := start(t, r, nil)
+	must(t, r.Close())
+	s.returned()
+}
+
+func TestGoexitInAGoodbyeIsAnErrorAndTheDrainEnds(t *testing.T) {
+	r := newTestRunner(t, briefly)
+	connected(t, r, zmq4.PUSH, "tcp://127.0.0.1:1", WithGoodbye(func(context.Context, *Socket) error {
+		runtime.Goexit()
+		return nil
+	}))
+	if _, err := start(t, r, nil).end(); err == nil || !strings.Contains(err.Error(), "runtime.Goexit") {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+func TestPauseTakesEffectAtOnceInAHandler(t *testing.T) {
+	r := newTestRunner(t, briefly)
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	handled := make(chan string, 1000)
+	pull.Handle(func(_ context.Context, m *Message) error {
+		pull.Pause()
+		handled <- string(m.Frames[0])
+		return nil
+	})
+	// The handler of one socket resumes the other.
+	s := start(t, r, func(_ context.Context, m *Message) error {
+		pull.Resume()
+		return m.Reply()
+	})
+	push, client := dial(t, zmq4.PUSH, pull.Endpoint()), dial(t, zmq4.REQ, rep.Endpoint())
+	const messages = 20
+	for i := range messages {
+		_, err := push.SendMessage(i)
+		must(t, err)
+	}
+	for i := range messages {
+		if got := next(t, "a message", handled); got != fmt.Sprint(i) {
+			t.Errorf("message %s came in place of %d", got, i)
+		}
+		if n := r.Report().Sockets[0].Received; n != i+1 {
+			t.Fatalf("%d messages were received, it is paused after each", n)
+		}
+		request(t, client, "resume")
+	}
+	s.ended()
+}
+
+func TestPauseTakesEffectAtOnceFromAnyGoroutine(t *testing.T) {
+	for _, workers := range []int{0, 4} {
+		t.Run(fmt.Sprintf("%d workers", workers), func(t *testing.T) {
+			r := newTestRunner(t, WithPollTimeout(-1), WithWorkers(workers))
+			pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+			rounds := make(chan struct{}, 100_000)
+			r.Every(ms, func(context.Context) error { rounds <- struct{}{}; return nil })
+			s := start(t, r, func(context.Context, *Message) error { return nil })
+			f := torrentTo(t, pull)
+			received := func() int { return r.Report().Sockets[0].Received }
+			for range 10 {
+				before := received()
+				until(t, "messages come", func() bool { return received() > before })
+				pull.Pause()
+				paused := received()
+				for len(rounds) > 0 {
+					<-rounds
+				}
+				for range 5 {
+					next(t, "a round of the loop", rounds)
+				}
+				// One may have been on its way out of the socket.
+				if n := received(); n > paused+1 {
+					t.Errorf("%d messages were received after Pause", n-paused)
+				}
+				pull.Pause() // does not count
+				pull.Resume()
+			}
+			f.end()
+			must(t, r.Close())
+			s.returned()
+		})
+	}
+}
+
+func TestAPausedSocketWithSomethingToReadHoldsTheDrainToItsHardEnd(t *testing.T) {
+	t.Parallel()
+	const grace = 600 * ms
+	for _, test := range []struct {
+		name             string
+		messages, resume bool
+	}{
+		{"left", true, false},
+		{"resumed", true, true},
+		{"nothing to read", false, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, briefly, WithGrace(grace), WithLinger(0))
+			pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*", WithName("front"))
+			s := start(t, r, func(context.Context, *Message) error { return nil })
+			push := dial(t, zmq4.PUSH, pull.Endpoint())
+			_, err := push.SendMessage("work")
+			must(t, err)
+			until(t, "the first message", func() bool { return r.Report().Sockets[0].Handled == 1 })
+			pull.Pause()
+			if test.messages {
+				readableNow := make(chan struct{}, 1000)
+				r.Every(ms, func(context.Context) error {
+					if readable(pull.Raw()) {
+						readableNow <- struct{}{}
+					}
+					return nil
+				})
+				for range 3 {
+					_, err := push.SendMessage("work")
+					must(t, err)
+				}
+				next(t, "the messages are there", readableNow)
+			}
+			asked := time.Now()
+			go s.Shutdown(context.Background())
+			if test.resume {
+				until(t, "the drain", func() bool { return r.Phase() == Draining })
+				time.Sleep(50 * ms) // longer than the quiet time
+				pull.Resume()
+			}
+			rep, err := s.returned()
+			took := time.Since(asked)
+			if test.messages && !test.resume {
+				e := incomplete(t, err)
+				if took < grace/2 || len(e.Sockets) != 1 || e.Sockets[0].Name != "front" || e.Sockets[0].Abandoned != 3 || e.Phase != Draining {
+					t.Errorf("after %v Run returned %v", took, err)
+				}
+				return
+			}
+			want := 1
+			if test.resume {
+				want = 4
+			}
+			if err != nil || rep.Sockets[0].Handled != want {
+				t.Errorf("after %v Run returned %v, the report is %v", took, err, rep)
+			}
+		})
+	}
+}
