@@ -1,11 +1,13 @@
 package zmqgrace
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -232,4 +234,84 @@ func causeText(err error) string {
 		return ""
 	}
 	return err.Error()
+}
+
+// Report says what the Runner has done: so far, or, when Run has returned, for good. Any goroutine may call it.
+func (r *Runner) Report() Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.final != nil {
+		rep := *r.final
+		rep.Phases, rep.Sockets = slices.Clone(rep.Phases), slices.Clone(rep.Sockets)
+		return rep
+	}
+	return r.snapshot()
+}
+
+// snapshot is the report of this moment. The caller holds the mutex.
+func (r *Runner) snapshot() Report {
+	rep := Report{
+		Phase:         r.phase,
+		Cause:         r.cause,
+		Forced:        r.isForced(),
+		Busy:          r.engine.busy(),
+		LingerExpired: r.expired,
+		Phases:        slices.Clone(r.phases),
+	}
+	if r.phase != Idle && r.phase != Done {
+		rep.Phases = append(rep.Phases, PhaseReport{r.phase, time.Since(r.entered)})
+	}
+	for _, s := range r.sockets {
+		rep.Sockets = append(rep.Sockets, s.report())
+	}
+	return rep
+}
+
+// freeze makes the report final, and judges by it.
+func (r *Runner) freeze() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.sockets {
+		s.shutOutbox() // also where the loop is not back to do it
+	}
+	rep := r.snapshot()
+	verdict := &ShutdownError{Phase: Closing, Leaked: r.leaked, Err: context.DeadlineExceeded}
+	for i := range rep.Sockets {
+		s := &rep.Sockets[i]
+		// A loop that is not back has handlers that did not return and outboxes that nobody will send.
+		s.Abandoned, s.InFlight = s.Abandoned+s.InFlight, 0
+		s.Unsent, s.Queued = s.Unsent+s.Queued, 0
+		s.lingerExpired = r.expired && s.lingered()
+		if s.left() != "" {
+			verdict.Sockets = append(verdict.Sockets, *s)
+		}
+	}
+	r.final = &rep
+	r.finalErr = r.failure
+	if r.overrun != nil {
+		verdict.Phase, verdict.Running = r.overrun.phase, r.overrun.running
+	}
+	cut := r.overrun != nil && r.overrun.cut
+	if !cut && len(verdict.Running) == 0 && !r.leaked && !r.expired && len(verdict.Sockets) == 0 {
+		return r.finalErr
+	}
+	if rep.Forced {
+		verdict.Err = ErrForced
+	}
+	r.finalErr = errors.Join(r.blame(rep.Forced), verdict)
+	r.tell(slog.LevelError, "the end was not complete", "error", verdict)
+	return r.finalErr
+}
+
+// blame is the error that an incomplete end is joined with: what made the server end.
+func (r *Runner) blame(forced bool) error {
+	switch {
+	case r.failure != nil:
+		return r.failure
+	case r.cause == ErrShutdown, r.cause == ErrStop, r.cause == ErrForced:
+		return nil
+	case forced && errors.Is(r.cause, context.DeadlineExceeded):
+		return nil // that would read as if the grace had been exceeded
+	}
+	return r.cause
 }

@@ -45,38 +45,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/pebbe/zmq4"
 )
-
-// A Phase is where a [Runner] is in its life.
-type Phase int
-
-// The phases, in order.
-const (
-	Idle      Phase = iota // before Run
-	Running                // serving
-	Announced              // asked to end, still serving for the ready delay
-	Draining               // serving what is queued, until quiet
-	Closing                // flushing, lingering, terminating
-	Done                   // over
-)
-
-var phaseNames = [...]string{"Idle", "Running", "Announced", "Draining", "Closing", "Done"}
-
-func (p Phase) String() string {
-	if p < 0 || int(p) >= len(phaseNames) {
-		return "Phase(" + strconv.Itoa(int(p)) + ")"
-	}
-	return phaseNames[p]
-}
-
-// MarshalText writes the phase by its name.
-func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // forcedWait is how long a forced end waits for the loop and for Term: enough where nothing hangs, and the
 // addresses are free when Run returns.
@@ -404,86 +377,6 @@ func (r *Runner) Phase() Phase {
 	return r.phase
 }
 
-// Report says what the Runner has done: so far, or, when Run has returned, for good. Any goroutine may call it.
-func (r *Runner) Report() Report {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.final != nil {
-		rep := *r.final
-		rep.Phases, rep.Sockets = slices.Clone(rep.Phases), slices.Clone(rep.Sockets)
-		return rep
-	}
-	return r.snapshot()
-}
-
-// snapshot is the report of this moment. The caller holds the mutex.
-func (r *Runner) snapshot() Report {
-	rep := Report{
-		Phase:         r.phase,
-		Cause:         r.cause,
-		Forced:        r.isForced(),
-		Busy:          r.engine.busy(),
-		LingerExpired: r.expired,
-		Phases:        slices.Clone(r.phases),
-	}
-	if r.phase != Idle && r.phase != Done {
-		rep.Phases = append(rep.Phases, PhaseReport{r.phase, time.Since(r.entered)})
-	}
-	for _, s := range r.sockets {
-		rep.Sockets = append(rep.Sockets, s.report())
-	}
-	return rep
-}
-
-// freeze makes the report final, and judges by it.
-func (r *Runner) freeze() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, s := range r.sockets {
-		s.shutOutbox() // also where the loop is not back to do it
-	}
-	rep := r.snapshot()
-	verdict := &ShutdownError{Phase: Closing, Leaked: r.leaked, Err: context.DeadlineExceeded}
-	for i := range rep.Sockets {
-		s := &rep.Sockets[i]
-		// A loop that is not back has handlers that did not return and outboxes that nobody will send.
-		s.Abandoned, s.InFlight = s.Abandoned+s.InFlight, 0
-		s.Unsent, s.Queued = s.Unsent+s.Queued, 0
-		s.lingerExpired = r.expired && s.lingered()
-		if s.left() != "" {
-			verdict.Sockets = append(verdict.Sockets, *s)
-		}
-	}
-	r.final = &rep
-	r.finalErr = r.failure
-	if r.overrun != nil {
-		verdict.Phase, verdict.Running = r.overrun.phase, r.overrun.running
-	}
-	cut := r.overrun != nil && r.overrun.cut
-	if !cut && len(verdict.Running) == 0 && !r.leaked && !r.expired && len(verdict.Sockets) == 0 {
-		return r.finalErr
-	}
-	if rep.Forced {
-		verdict.Err = ErrForced
-	}
-	r.finalErr = errors.Join(r.blame(rep.Forced), verdict)
-	r.tell(slog.LevelError, "the end was not complete", "error", verdict)
-	return r.finalErr
-}
-
-// blame is the error that an incomplete end is joined with: what made the server end.
-func (r *Runner) blame(forced bool) error {
-	switch {
-	case r.failure != nil:
-		return r.failure
-	case r.cause == ErrShutdown, r.cause == ErrStop, r.cause == ErrForced:
-		return nil
-	case forced && errors.Is(r.cause, context.DeadlineExceeded):
-		return nil // that would read as if the grace had been exceeded
-	}
-	return r.cause
-}
-
 // ask asks for the graceful end. The first cause is the one that is reported.
 func (r *Runner) ask(cause error) {
 	r.mu.Lock()
@@ -599,50 +492,6 @@ func (r *Runner) crash(takeOver func()) {
 // return first, and nobody would see it.
 func awaitDeath() { select {} }
 
-// announcer calls the logger and the phase hook, on a goroutine of its own: neither may hold up the end.
-func (r *Runner) announcer() {
-	returned := false
-	defer func() {
-		if !returned && panicking() {
-			r.crash(func() {})
-			return
-		}
-		close(r.heard)
-		if !returned {
-			r.stop(fmt.Errorf("zmqgrace: phase hook: %w", errGoexit))
-		}
-	}()
-	for call := range r.told {
-		call()
-	}
-	returned = true
-}
-
-// tell has the announcer log.
-func (r *Runner) tell(level slog.Level, what string, attrs ...any) {
-	r.told <- func() { r.opts.logger.Log(context.Background(), level, "zmqgrace: "+what, attrs...) }
-}
-
-// enter makes p the phase.
-func (r *Runner) enter(p Phase) {
-	now := time.Now()
-	r.mu.Lock()
-	if r.phase != Idle {
-		r.phases = append(r.phases, PhaseReport{r.phase, now.Sub(r.entered)})
-	}
-	r.phase, r.entered = p, now
-	cause := r.cause
-	r.mu.Unlock()
-	var attrs []any
-	if cause != nil {
-		attrs = append(attrs, "cause", cause)
-	}
-	r.tell(slog.LevelInfo, p.String(), attrs...)
-	if r.opts.hook != nil {
-		r.told <- func() { r.opts.hook(p) }
-	}
-}
-
 // makePlan divides the grace.
 func (r *Runner) makePlan() {
 	r.plan = newPlan(r.askedAt, r.opts.grace, r.opts.readyDelay, r.opts.drainLimit, longestLinger(r.allSockets()))
@@ -669,71 +518,6 @@ func (r *Runner) unuse() bool {
 	defer r.mu.Unlock()
 	r.used = r.cause != nil
 	return !r.used
-}
-
-// check refuses what can't be served.
-func (r *Runner) check(h Handler) error {
-	sockets := r.openSockets()
-	for _, s := range sockets {
-		if canReceive(s.typ) && s.handler == nil && h == nil && s.link == nil {
-			return fmt.Errorf("socket %q can receive and has no handler: give one to Run, or call Handle", s.name)
-		}
-		if err := s.readHighWaterMark(); err != nil {
-			return fmt.Errorf("socket %q: %w", s.name, err)
-		}
-	}
-	return r.checkZAP(sockets)
-}
-
-// prepare sets what handlers get.
-func (r *Runner) prepare(ctx context.Context, h Handler) {
-	r.handler = h
-	r.base, r.cancel = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), ownerKey{}, r))
-	for _, s := range r.openSockets() {
-		s.ctx = context.WithValue(r.base, callerKey{}, caller{r, s})
-	}
-}
-
-func (r *Runner) handlerOf(s *Socket) Handler {
-	if s.handler != nil {
-		return s.handler
-	}
-	return r.handler
-}
-
-// mayTouch reports why the sockets may not be touched from here and now, as far as it can be told.
-func (r *Runner) mayTouch() error {
-	switch {
-	case !r.isUsed(), r.loop.crew.inside[0].Load() != nil:
-		return nil
-	case isClosed(r.done):
-		return ErrClosed
-	}
-	return errors.New("while the Runner runs, only its inline handlers and timers may do that")
-}
-
-// add makes s one of the Runner's sockets.
-func (r *Runner) add(s *Socket) {
-	if r.base != nil {
-		s.ctx = context.WithValue(r.base, callerKey{}, caller{r, s})
-	}
-	s.touch()
-	r.loop.stale = true
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.sockets = append(r.sockets, s)
-}
-
-// allSockets returns the sockets in order of creation.
-func (r *Runner) allSockets() []*Socket {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.sockets)
-}
-
-// openSockets returns those that are not closed. Only their owner may call it.
-func (r *Runner) openSockets() []*Socket {
-	return slices.DeleteFunc(r.allSockets(), func(s *Socket) bool { return s.closed })
 }
 
 func isClosed(c <-chan struct{}) bool {

@@ -302,3 +302,68 @@ func (s *Socket) endless() bool {
 	}
 	return false
 }
+
+// check refuses what can't be served.
+func (r *Runner) check(h Handler) error {
+	sockets := r.openSockets()
+	for _, s := range sockets {
+		if canReceive(s.typ) && s.handler == nil && h == nil && s.link == nil {
+			return fmt.Errorf("socket %q can receive and has no handler: give one to Run, or call Handle", s.name)
+		}
+		if err := s.readHighWaterMark(); err != nil {
+			return fmt.Errorf("socket %q: %w", s.name, err)
+		}
+	}
+	return r.checkZAP(sockets)
+}
+
+// prepare sets what handlers get.
+func (r *Runner) prepare(ctx context.Context, h Handler) {
+	r.handler = h
+	r.base, r.cancel = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), ownerKey{}, r))
+	for _, s := range r.openSockets() {
+		s.ctx = context.WithValue(r.base, callerKey{}, caller{r, s})
+	}
+}
+
+func (r *Runner) handlerOf(s *Socket) Handler {
+	if s.handler != nil {
+		return s.handler
+	}
+	return r.handler
+}
+
+// mayTouch reports why the sockets may not be touched from here and now, as far as it can be told.
+func (r *Runner) mayTouch() error {
+	switch {
+	case !r.isUsed(), r.loop.crew.inside[0].Load() != nil:
+		return nil
+	case isClosed(r.done):
+		return ErrClosed
+	}
+	return errors.New("while the Runner runs, only its inline handlers and timers may do that")
+}
+
+// add makes s one of the Runner's sockets.
+func (r *Runner) add(s *Socket) {
+	if r.base != nil {
+		s.ctx = context.WithValue(r.base, callerKey{}, caller{r, s})
+	}
+	s.touch()
+	r.loop.stale = true
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sockets = append(r.sockets, s)
+}
+
+// allSockets returns the sockets in order of creation.
+func (r *Runner) allSockets() []*Socket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.sockets)
+}
+
+// openSockets returns those that are not closed. Only their owner may call it.
+func (r *Runner) openSockets() []*Socket {
+	return slices.DeleteFunc(r.allSockets(), func(s *Socket) bool { return s.closed })
+}
