@@ -104,7 +104,7 @@ func (l *loop) flush() {
 		l.deliverAll()
 		wait := l.flushTime()
 		for _, s := range l.sockets {
-			if !s.owing && !s.closed {
+			if !s.owing && !s.closed && !s.answersZAP() {
 				l.closeSocket(s)
 			}
 		}
@@ -146,11 +146,15 @@ func (l *loop) flushTime() (wait time.Duration) {
 // closeSockets closes those that are still open, each with what is left of its linger.
 func (l *loop) closeSockets() {
 	l.crew.dismiss()
-	for _, s := range l.sockets {
-		if l.told() == forcing {
-			s.deadline = time.Now()
-		}
-		if !s.closed {
+	// Who answers for the others' peers goes last: with nobody there, libzmq would let strangers in.
+	for _, last := range []bool{false, true} {
+		for _, s := range l.sockets {
+			if s.closed || s.answersZAP() != last {
+				continue
+			}
+			if l.told() == forcing {
+				s.deadline = time.Now()
+			}
 			l.closeSocket(s)
 		}
 	}

@@ -3,6 +3,7 @@ package zmqgrace
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pebbe/zmq4"
@@ -96,4 +97,11 @@ func asksZAP(raw *zmq4.Socket) (bool, error) {
 		return raw.GetGssapiServer()
 	}
 	return true, nil
+}
+
+// answersZAP reports whether s is the one that authenticates the other sockets' peers.
+func (s *Socket) answersZAP() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.counts.Endpoints, zapEndpoint)
 }
