@@ -96,6 +96,7 @@ func (l *loop) flush() {
 	for _, s := range l.sockets {
 		s.deadline = l.flushing.Add(lingerWithin(s.linger, left))
 		s.shutOutbox()
+		l.owe(s) // whether or not whoever wrote last has come to ring
 		// While running a slow subscriber loses messages rather than hold up the others. Now all that
 		// remains is owed, so libzmq shall say when one is at its high-water mark.
 		s.delivery.patient = s.delivery.patient || s.typ == zmq4.PUB || s.typ == zmq4.XPUB

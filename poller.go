@@ -215,10 +215,7 @@ func (l *loop) deliverAll() {
 	l.news, l.roused = nil, false
 	l.mu.Unlock()
 	for _, s := range news {
-		if !s.owing {
-			s.owing = true
-			l.owing = append(l.owing, s)
-		}
+		l.owe(s)
 	}
 	if len(l.owing) == 0 {
 		return
@@ -231,6 +228,14 @@ func (l *loop) deliverAll() {
 		s.owing = !s.closed && s.delivery.pending()
 		return !s.owing
 	})
+}
+
+// owe has s delivered.
+func (l *loop) owe(s *Socket) {
+	if !s.owing {
+		s.owing = true
+		l.owing = append(l.owing, s)
+	}
 }
 
 // patience is how long the next poll may take. The doorbell and the sockets end it earlier.
