@@ -169,10 +169,11 @@ func (c *crew) count(m *Message, err error) {
 	})
 }
 
-// replied closes the account of a deferred message, when its reply is on the outbox, or came too late for it.
+// replied closes the account of a deferred message, when its reply is on the outbox, or finds its socket closed.
+// After the drain it stays open: the message was abandoned.
 func (c *crew) replied(m *Message, err error) {
-	if err == nil {
-		c.count(m, nil)
+	if err == nil || c.loop.told() < closing {
+		c.count(m, err)
 	}
 	c.deferred.Add(-1)
 	c.loop.wake()
