@@ -13,6 +13,7 @@ func (l *loop) isDrained() bool {
 	if !l.drain {
 		l.drain = true
 		l.empty = false
+		l.refresh() // those that were made or closed right before are not among the sockets yet, or still are
 		for _, s := range l.sockets {
 			if !s.endless() {
 				s.mark = max(s.mark, l.waited-s.quiet+oneMoreLook)
@@ -26,13 +27,17 @@ func (l *loop) isDrained() bool {
 	if late {
 		l.giveUpSenders(now)
 	}
+	for _, s := range l.sockets {
+		s.seeEmpty()
+	}
 	if !l.empty || l.hasNews() || l.crew.inFlight() || l.r.routines.busy() {
 		return false
 	}
-	noisy := false
+	noisy, untold := false, false
 	for _, s := range l.sockets {
 		missing := s.quietMissing()
-		noisy = noisy || s.awaiting || missing > oneMoreLook || missing > 0 && !late
+		noisy = noisy || s.awaiting || missing > oneMoreLook || missing > 0 && !late || s.shutFront() && readable(s.raw)
+		untold = untold || missing > oneMoreLook && now.Before(l.lateEnd(s))
 		if s.queued() > 0 && s.feedsOwn() || s.outstanding(now, l.r.opts.drainLimit) {
 			return false
 		}
@@ -41,7 +46,7 @@ func (l *loop) isDrained() bool {
 			return false // its peer is reading
 		}
 	}
-	if noisy && !late {
+	if noisy && !late || untold {
 		return false
 	}
 	// The last look; it sees also the sockets that are paused.
@@ -66,6 +71,26 @@ func (s *Socket) waitedFor() bool {
 		return false
 	}
 	return canReceive(s.typ) && !(s.endless() && s.emptied)
+}
+
+// lateEnd is until when s insists on quiet past the drain limit: what its Late says takes a moment to reach everybody,
+// and clients that heed it do pause then.
+func (l *loop) lateEnd(s *Socket) time.Time {
+	if s.late == nil {
+		return l.plan.limit
+	}
+	return l.plan.limit.Add(min(peerPatience+s.quiet, l.plan.hardEnd.Sub(l.plan.limit)/2))
+}
+
+// seeEmpty notes an empty moment where Late begins with it. A REP with an open request has nothing to read, whatever
+// waits behind that.
+func (s *Socket) seeEmpty() {
+	if s.late == nil || s.emptied || readable(s.raw) {
+		return
+	}
+	if c := s.report(); s.typ != zmq4.REP || c.InFlight+c.Queued == 0 {
+		s.emptied = true
+	}
 }
 
 // rejecting reports whether what s receives goes to Late: the backlog of the drain is served, or its limit over.
@@ -118,6 +143,6 @@ func (l *loop) abandonBacklog() {
 	}
 	// Handlers that heed their cancelled context can still reply.
 	for l.crew.hear(); l.crew.busy > 0 && l.told() == abandoning && time.Now().Before(end); l.crew.hear() {
-		l.poll(time.Until(end), false)
+		l.poll(max(time.Until(end), 0), false) // less than 0 would be for ever
 	}
 }

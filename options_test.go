@@ -26,6 +26,7 @@ func TestNewNamesEveryBadOptionInOneError(t *testing.T) {
 		WithDrainLimit(-3),
 		WithLinger(-4),
 		WithPollTimeout(0),
+		WithWorkers(-1),
 		WithLogger(nil),
 		WithPhaseHook(nil),
 	)
@@ -34,7 +35,7 @@ func TestNewNamesEveryBadOptionInOneError(t *testing.T) {
 	}
 	for _, want := range []string{
 		"WithContext(nil)", "WithSignals(killed)", "WithGrace(-1s)", "WithReadyDelay(-1ns)", "option 5 is nil",
-		"WithDrainQuiet(-2ns)", "WithDrainLimit(-3ns)", "WithLinger(-4ns)", "WithPollTimeout(0)", "WithLogger(nil)", "WithPhaseHook(nil)",
+		"WithDrainQuiet(-2ns)", "WithDrainLimit(-3ns)", "WithLinger(-4ns)", "WithPollTimeout(0)", "WithWorkers(-1)", "WithLogger(nil)", "WithPhaseHook(nil)",
 	} {
 		if strings.Count(err.Error(), want) != 1 {
 			t.Errorf("the error does not name %s once: %v", want, err)
@@ -148,11 +149,12 @@ func TestAGivenContextBecomesTheRunners(t *testing.T) {
 func TestSocketOptionsNameEveryBadValueAndMakeNoSocket(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t)
-	s, err := r.NewSocket(zmq4.REP, WithName(""), WithSocketLinger(-2), nil, WithSocketQuiet(-1))
+	s, err := r.NewSocket(zmq4.REP, WithName(""), WithSocketLinger(-2), nil, WithSocketQuiet(-1), WithGoodbye(nil), WithLate(nil))
 	if err == nil || s != nil {
 		t.Fatalf("NewSocket returned %v, %v", s, err)
 	}
-	for _, want := range []string{"new REP socket", `WithName("")`, "WithSocketLinger(-2ns)", "socket option 3 is nil", "WithSocketQuiet(-1ns)"} {
+	for _, want := range []string{"new REP socket", `WithName("")`, "WithSocketLinger(-2ns)", "socket option 3 is nil", "WithSocketQuiet(-1ns)",
+		"WithGoodbye(nil)", "WithLate(nil)"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not name %s: %v", want, err)
 		}

@@ -207,7 +207,9 @@ type tally struct {
 // deliver hands to libzmq what it takes of the outbox, without blocking. Only the owner of the socket calls it.
 func (s *Socket) deliver(now time.Time) {
 	d := &s.delivery
-	was := d.pending()
+	if !d.pending() {
+		d.moved = now // what comes now has not waited yet
+	}
 	s.mu.Lock()
 	s.noticed.Store(false)
 	d.taken = append(d.taken, s.outbox.queue...)
@@ -221,7 +223,7 @@ func (s *Socket) deliver(now time.Time) {
 	} else {
 		s.sendInOrder(now, &t)
 	}
-	if t.sent > 0 || !was {
+	if t.sent > 0 {
 		d.moved = now
 	}
 	if t.replied {

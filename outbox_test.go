@@ -73,6 +73,16 @@ func TestSendIsRefusedWhereItCantBe(t *testing.T) {
 	}
 }
 
+func TestSendNeedsAContext(t *testing.T) {
+	t.Parallel()
+	push, err := newTestRunner(t).NewSocket(zmq4.PUSH)
+	must(t, err)
+	var none context.Context
+	if err := push.Send(none); err == nil || !strings.Contains(err.Error(), "context") {
+		t.Errorf("Send returned %v", err)
+	}
+}
+
 func TestSendCopiesItsFrames(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly)
@@ -319,7 +329,7 @@ func TestManyGoroutinesSendAtOnce(t *testing.T) {
 func TestABlockedSendDoesNotHoldTheDrainBeyondItsLimit(t *testing.T) {
 	t.Parallel()
 	const limit = 300 * ms
-	r := newTestRunner(t, briefly, WithDrainLimit(limit), WithLinger(100*ms))
+	r := newTestRunner(t, WithDrainLimit(limit), WithLinger(100*ms))
 	// The client never pauses, so the drain lasts until its limit.
 	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
 	push := marked(t, r, zmq4.PUSH, 5)
@@ -650,27 +660,28 @@ func TestMessagesStayWholeWherePeersComeAndGo(t *testing.T) {
 			}
 			stop.Store(true)
 			wg.Wait()
-			// The next peer gets all from its first message on. Some may still go to the last one, until it is noticed
-			// that that is gone; and a PAIR turns away everybody else so long.
+			// The next peer gets all, from the first message on, once it is noticed that the last one is gone.
+			until(t, "nobody is there", func() bool {
+				events, err := own.GetEvents()
+				must(t, err)
+				return events&zmq4.POLLOUT == 0
+			})
 			with := peerIn(t, r.Context(), c.with)
 			defer func() { with.Close() }()
 			must(t, with.Connect("inproc://here"))
-			var first [][]byte
-			until(t, "the first message arrives", func() bool {
-				own.GetEvents()
-				err := send(own, c.typ, message(0))
-				if err != nil && c.typ == zmq4.PAIR {
+			looks := 0
+			until(t, "the peer is there", func() bool {
+				events, err := own.GetEvents()
+				must(t, err)
+				if looks++; looks%50 == 0 && events&zmq4.POLLOUT == 0 {
+					// A PAIR turns everybody away until its last peer is gone to the end.
 					with.Close()
 					with = peerIn(t, r.Context(), c.with)
 					must(t, with.Connect("inproc://here"))
 				}
-				first, err = with.RecvMessageBytes(zmq4.DONTWAIT)
-				return err == nil
+				return events&zmq4.POLLOUT != 0
 			})
-			if !whole(first, nil) {
-				t.Errorf("the first message arrived as %d parts", len(first))
-			}
-			for i := 1; i < 10; i++ {
+			for i := range 10 {
 				must(t, send(own, c.typ, message(i)))
 				if m, err := with.RecvMessageBytes(0); !whole(m, err) || !bytes.Equal(m[0], countedBody(i)) {
 					t.Errorf("message %d arrived as %d parts, %v", i, len(m), err)
@@ -683,9 +694,9 @@ func TestMessagesStayWholeWherePeersComeAndGo(t *testing.T) {
 // The others need no more time only because one socket does.
 func TestAFlushThatWaitsForOneSocketDoesNotBlameTheOthers(t *testing.T) {
 	t.Parallel()
-	r := newTestRunner(t, briefly, WithLinger(100*ms))
+	r := newTestRunner(t, briefly)
 	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*", WithName("front"))
-	push, err := r.NewSocket(zmq4.PUSH, WithName("jobs"))
+	push, err := r.NewSocket(zmq4.PUSH, WithName("jobs"), WithSocketLinger(100*ms))
 	must(t, err)
 	must(t, push.Bind("tcp://127.0.0.1:*"))
 	s := start(t, r, echo)
@@ -694,5 +705,155 @@ func TestAFlushThatWaitsForOneSocketDoesNotBlameTheOthers(t *testing.T) {
 	report, err := s.end()
 	if e := incomplete(t, err); len(e.Sockets) != 1 || e.Sockets[0].Name != "jobs" || e.Sockets[0].Unsent != 1 || report.LingerExpired {
 		t.Errorf("Run returned %v", err)
+	}
+}
+
+// owingPublisher is a PUB that has n messages of that size on its outbox when the end begins, and whose subscribers'
+// pipes take next to none; the Runner has not run.
+func owingPublisher(t *testing.T, n, size int, opts ...Option) (*Runner, *Socket, func() *zmq4.Socket) {
+	t.Helper()
+	r := newTestRunner(t, opts...)
+	pub := marked(t, r, zmq4.PUB, 2)
+	must(t, pub.Raw().Bind("tcp://127.0.0.1:*"))
+	at, err := pub.Raw().GetLastEndpoint()
+	must(t, err)
+	must(t, pub.Raw().SetSndhwm(n)) // for the outbox, which takes it over with the next Bind
+	must(t, pub.Bind("inproc://unused"))
+	return r, pub, func() *zmq4.Socket {
+		s := dial(t, zmq4.SUB, at, func(s *zmq4.Socket) error { return errors.Join(s.SetRcvhwm(1), s.SetSubscribe("")) })
+		until(t, "the subscription arrives", func() bool {
+			_, err := pub.Raw().SendBytes([]byte("hello"), zmq4.DONTWAIT)
+			must(t, err)
+			_, err = s.Recv(zmq4.DONTWAIT)
+			return err == nil
+		})
+		return s
+	}
+}
+
+func skipHellos(t *testing.T, s *zmq4.Socket, n int) {
+	t.Helper()
+	for i := 0; i < n; {
+		m, err := s.RecvBytes(0)
+		must(t, err)
+		if string(m) == "hello" {
+			continue
+		}
+		if !bytes.HasPrefix(m, countedBody(i)) {
+			t.Fatalf("message %d of %d is %.20q", i, n, m)
+		}
+		i++
+	}
+}
+
+func TestAPublishersLastMessagesReachItsSlowSubscribers(t *testing.T) {
+	t.Parallel()
+	const n, size = 300, 64 << 10
+	r, pub, subscriber := owingPublisher(t, n, size)
+	first, second := subscriber(), subscriber()
+	for i := range n {
+		must(t, pub.Send(t.Context(), append(countedBody(i), make([]byte, size)...)))
+	}
+	result := make(chan error, 1)
+	go func() { result <- r.Shutdown(context.Background()) }()
+	var wg sync.WaitGroup
+	wg.Go(func() { skipHellos(t, first, n) })
+	skipHellos(t, second, n)
+	wg.Wait()
+	if err := next(t, "Shutdown returns", result); err != nil || r.Report().Sockets[0].Sent != n {
+		t.Errorf("Shutdown returned %v, the report is %v", err, r.Report())
+	}
+}
+
+func TestAFrozenSubscriberIsWaitedForASecond(t *testing.T) {
+	t.Parallel()
+	const n, size = 300, 64 << 10
+	r, pub, subscriber := owingPublisher(t, n, size, WithLinger(2*time.Second))
+	subscriber() // and reads no more
+	reader := subscriber()
+	must(t, reader.SetRcvtimeo(10*ms))
+	for i := range n {
+		must(t, pub.Send(t.Context(), append(countedBody(i), make([]byte, size)...)))
+	}
+	begin := time.Now()
+	result := make(chan error, 1)
+	go func() { result <- r.Shutdown(context.Background()) }()
+	var err error
+	for over := false; !over; {
+		reader.RecvBytes(0)
+		select {
+		case err = <-result:
+			over = true
+		default:
+		}
+	}
+	// Then nothing waits for it any more, but libzmq has something for it that it never takes.
+	took := time.Since(begin)
+	if e := incomplete(t, err); len(e.Sockets) != 1 || r.Report().Sockets[0].Sent != n || !r.Report().LingerExpired {
+		t.Errorf("Shutdown returned %v, the report is %v", err, r.Report())
+	}
+	if took < peerPatience || took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestAMessageThatLibzmqRefusesIsUnsent(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	server, at := listen(t, zmq4.REP)
+	req := connected(t, r, zmq4.REQ, at, WithName("asker"))
+	// The Runner does not know of this request, and libzmq takes no second one before its answer.
+	_, err := req.Raw().Send("behind the Runner's back", 0)
+	must(t, err)
+	s := start(t, r, func(context.Context, *Message) error { return nil })
+	must(t, req.Send(t.Context(), []byte("?")))
+	until(t, "it is counted", func() bool { return req.report().Unsent == 1 })
+	expectMessage(t, server, "behind the Runner's back")
+	_, err = s.end()
+	if e := incomplete(t, err); len(e.Sockets) != 1 || e.Sockets[0].Name != "asker" {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+// Whoever produces until Send says ErrClosed does not hold up the end.
+func TestProducersThatNeverPauseDoNotHoldTheEnd(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ typ, with zmq4.Type }{{zmq4.PUB, zmq4.SUB}, {zmq4.PUSH, zmq4.PULL}} {
+		r := newTestRunner(t, WithDrainLimit(8*time.Second))
+		sink, at := listen(t, c.with, func(s *zmq4.Socket) error { return s.SetRcvtimeo(10 * ms) })
+		if c.with == zmq4.SUB {
+			must(t, sink.SetSubscribe(""))
+		}
+		own := connected(t, r, c.typ, at)
+		rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+		s := start(t, r, echo)
+		request(t, dial(t, zmq4.REQ, rep.Endpoint()), "?")
+		var producers, reader sync.WaitGroup
+		for range 4 {
+			producers.Go(func() {
+				for {
+					if err := own.Send(context.Background(), []byte("x")); err != nil {
+						if !errors.Is(err, ErrClosed) {
+							t.Errorf("%v: Send returned %v", c.typ, err)
+						}
+						return
+					}
+				}
+			})
+		}
+		var stopped atomic.Bool
+		reader.Go(func() {
+			for !stopped.Load() {
+				sink.RecvBytes(0)
+			}
+		})
+		until(t, "much is sent", func() bool { return own.report().Sent > 1000 })
+		report := s.ended()
+		producers.Wait()
+		stopped.Store(true)
+		reader.Wait()
+		if d := phaseOf(report, Draining); d > 4*time.Second || report.Busy {
+			t.Errorf("%v: the drain took %v, the report is %v", c.typ, d, report)
+		}
 	}
 }

@@ -416,8 +416,9 @@ func (s *Socket) message(frames [][]byte, late bool) *Message {
 // receiveFailed tells an empty socket from a broken one.
 func (l *loop) receiveFailed(s *Socket, err error) {
 	switch {
-	case isAgain(err), zmq4.AsErrno(err) == zmq4.EFSM: // EFSM: a REP whose reply is still on its way, an idle REQ
+	case isAgain(err):
 		s.emptied = s.emptied || l.drain
+	case zmq4.AsErrno(err) == zmq4.EFSM: // a REP whose reply is still on its way: more may wait behind it; an idle REQ
 	case l.fatal(err):
 	default:
 		s.warn("a message could not be received", err)

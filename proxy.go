@@ -13,7 +13,6 @@ type link struct {
 	to    *Socket
 	owed  map[string]*owedPeer // ROUTER before a DEALER: requests that have no answer yet, by routing id
 	total int                  // of owed
-	shut  bool                 // past the drain limit: it takes nothing more from this side
 	front bool
 }
 
@@ -46,6 +45,9 @@ func (r *Runner) Proxy(frontend, backend *Socket) error {
 		if s.link != nil || s.handler != nil {
 			return fail(fmt.Errorf("socket %q has a proxy or a handler already", s.name))
 		}
+		if s.closed {
+			return fail(fmt.Errorf("socket %q: %w", s.name, ErrClosed))
+		}
 	}
 	frontend.link = &link{to: backend, front: true}
 	backend.link = &link{to: frontend}
@@ -67,7 +69,14 @@ func (s *Socket) forward(frames [][]byte) {
 		k.owe(string(frames[0]))
 		return // in flight until its answer passes
 	}
-	s.count(func(c *SocketReport) { c.InFlight--; c.Handled++ })
+	ending := isClosed(s.r.asked)
+	s.count(func(c *SocketReport) {
+		c.InFlight--
+		c.Handled++
+		if ending {
+			c.Drained++
+		}
+	})
 	if back := k.to.link; back.owed != nil {
 		k.to.answered(string(frames[0]))
 	}

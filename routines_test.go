@@ -1,11 +1,13 @@
 package zmqgrace
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,9 +17,140 @@ import (
 	"github.com/pebbe/zmq4"
 )
 
-// Go functions, Goodbye functions, and sockets that are paused.
+// Many goroutines that send, Go functions, Goodbye functions, and sockets that are paused.
 
 func init() { children["Go function that panics"] = panicInAGoFunctionAsChild }
+
+// pour has many goroutines send each messages of three frames on s: the goroutine, the number, and a body made of both.
+func pour(t testing.TB, s *Socket, goroutines, each int) *sync.WaitGroup {
+	var all sync.WaitGroup
+	for g := range goroutines {
+		all.Go(func() {
+			for i := range each {
+				who, number := strconv.Itoa(g), strconv.Itoa(i)
+				err := s.Send(context.Background(), []byte(who), []byte(number), bytes.Repeat([]byte(who+"/"+number), 5))
+				if err != nil {
+					t.Errorf("goroutine %d, message %d: %v", g, i, err)
+					return
+				}
+			}
+		})
+	}
+	return &all
+}
+
+// drink receives what pour sends, and fails the test where one is not whole, out of its goroutine's order, or missing.
+func drink(t testing.TB, s *zmq4.Socket, goroutines, each int) {
+	t.Helper()
+	last := make([]int, goroutines)
+	for n := 0; n < goroutines*each; {
+		m, err := s.RecvMessage(0)
+		if err != nil {
+			t.Fatalf("after %d of %d messages: %v", n, goroutines*each, err)
+		}
+		if len(m) == 1 {
+			continue // one that awaited the subscription
+		}
+		if len(m) != 3 || m[2] != strings.Repeat(m[0]+"/"+m[1], 5) {
+			t.Fatalf("message %d is not whole: %q", n, m)
+		}
+		g, err := strconv.Atoi(m[0])
+		must(t, err)
+		if number := strconv.Itoa(last[g]); m[1] != number {
+			t.Fatalf("message %s of goroutine %d came where %s was due", m[1], g, number)
+		}
+		last[g]++
+		n++
+	}
+}
+
+func TestMessagesOfManyGoroutinesStayWholeAndInOrder(t *testing.T) {
+	const goroutines, each = 64, 100
+	t.Run("PUSH", func(t *testing.T) {
+		r := newTestRunner(t)
+		push, err := r.NewSocket(zmq4.PUSH)
+		must(t, err)
+		must(t, push.Raw().SetSndhwm(10)) // most of the sends have to wait
+		must(t, push.Bind("tcp://127.0.0.1:*"))
+		s := start(t, r, nil)
+		pull := dial(t, zmq4.PULL, push.Endpoint())
+		all := pour(t, push, goroutines, each)
+		drink(t, pull, goroutines, each)
+		all.Wait()
+		if got := s.ended().Sockets[0]; got.Sent != goroutines*each {
+			t.Errorf("the report is %+v", got)
+		}
+	})
+	t.Run("PUB", func(t *testing.T) {
+		r := newTestRunner(t)
+		pub, err := r.NewSocket(zmq4.PUB)
+		must(t, err)
+		must(t, pub.Raw().SetSndhwm(2*goroutines*each)) // at its mark it would drop
+		must(t, pub.Bind("tcp://127.0.0.1:*"))
+		s := start(t, r, nil)
+		sub := dial(t, zmq4.SUB, pub.Endpoint(), func(s *zmq4.Socket) error { return s.SetSubscribe("") })
+		until(t, "the subscription is there", func() bool {
+			must(t, pub.Send(context.Background(), []byte("hello")))
+			_, err := sub.RecvMessage(zmq4.DONTWAIT)
+			return err == nil
+		})
+		all := pour(t, pub, goroutines, each)
+		drink(t, sub, goroutines, each)
+		all.Wait()
+		s.ended()
+	})
+}
+
+// sendOn sends on s until that fails, and counts.
+func sendOn(ctx context.Context, s *Socket, sent *atomic.Int64, body []byte) error {
+	for {
+		if err := s.Send(ctx, body); err != nil {
+			return err
+		}
+		sent.Add(1)
+	}
+}
+
+func TestAGoFunctionThatSendsToNobodyHoldsTheDrainForItsLimitAndASecond(t *testing.T) {
+	t.Parallel()
+	for _, peers := range []int{0, 1} {
+		t.Run(fmt.Sprintf("%d peers", peers), func(t *testing.T) {
+			t.Parallel()
+			const limit, linger = 200 * ms, 100 * ms
+			r := newTestRunner(t, briefly, WithDrainLimit(limit), WithLinger(linger))
+			push, err := r.NewSocket(zmq4.PUSH)
+			must(t, err)
+			must(t, push.Raw().SetSndhwm(5))
+			must(t, push.Bind("tcp://127.0.0.1:*"))
+			for range peers { // that do not read
+				dial(t, zmq4.PULL, push.Endpoint(), func(s *zmq4.Socket) error { return s.SetRcvhwm(1) })
+			}
+			s := start(t, r, nil)
+			// One heeds the context that the Runner gave it, the other one does not.
+			var sent atomic.Int64
+			body := make([]byte, 256<<10)
+			r.Go(func(ctx context.Context) error { return sendOn(ctx, push, &sent, body) })
+			r.Go(func(context.Context) error { return sendOn(context.Background(), push, &sent, body) })
+			last, since := int64(0), time.Now()
+			until(t, "nothing goes for a while", func() bool {
+				if n := sent.Load(); n != last {
+					last, since = n, time.Now()
+				}
+				return last > 0 && time.Since(since) > 100*ms
+			})
+			asked := time.Now()
+			rep, err := s.end()
+			took := time.Since(asked)
+			if most := limit + peerPatience + linger + termSlack + 2*time.Second; took < limit || took > most {
+				t.Errorf("the end took %v, at most it may take %v: %v", took, most, rep.Phases)
+			}
+			e := incomplete(t, err)
+			if len(e.Running) != 0 || len(e.Sockets) != 1 || e.Sockets[0].Unsent != 5 || e.Phase != Closing {
+				t.Errorf("the error says %+v", e)
+			}
+		})
+	}
+}
 
 type testKey struct{}
 
@@ -406,6 +539,35 @@ func TestAStuckGoodbyeIsCancelledAndNamedAtTheHardEnd(t *testing.T) {
 	<-cancelled
 }
 
+func TestGoodbyeIsSaidForTheSocketsThatThereAreWhenTheDrainBegins(t *testing.T) {
+	r := newTestRunner(t, briefly)
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	said := make(chan string, 10)
+	goodbye := WithGoodbye(func(_ context.Context, s *Socket) error { said <- s.Name(); return nil })
+	old := connected(t, r, zmq4.PUSH, "tcp://127.0.0.1:1", WithName("old"), goodbye)
+	connected(t, r, zmq4.PUSH, "tcp://127.0.0.1:1", WithName("stays"), goodbye)
+	s := start(t, r, func(ctx context.Context, m *Message) error {
+		_, err := r.NewSocket(zmq4.PUSH, WithName("new"), goodbye)
+		must(t, errors.Join(err, old.Close(), r.Shutdown(ctx)))
+		// The next that the loop does is to begin the drain.
+		until(t, "the drain", func() bool { return r.loop.told() == draining })
+		return nil
+	})
+	_, err := dial(t, zmq4.PUSH, pull.Endpoint()).SendMessage("go")
+	must(t, err)
+	if _, err := s.returned(); err != nil {
+		t.Errorf("Run returned %v", err)
+	}
+	close(said)
+	names := make(map[string]int)
+	for name := range said {
+		names[name]++
+	}
+	if len(names) != 2 || names["new"] != 1 || names["stays"] != 1 {
+		t.Errorf("Goodbye was said for %v", names)
+	}
+}
+
 func TestAForcedEndSaysNoGoodbye(t *testing.T) {
 	r := newTestRunner(t)
 	connected(t, r, zmq4.PUSH, "tcp://127.0.0.1:1", WithGoodbye(func(context.Context, *Socket) error {
@@ -466,8 +628,7 @@ func TestPauseTakesEffectAtOnceFromAnyGoroutine(t *testing.T) {
 		t.Run(fmt.Sprintf("%d workers", workers), func(t *testing.T) {
 			r := newTestRunner(t, WithPollTimeout(-1), WithWorkers(workers))
 			pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
-			rounds := make(chan struct{}, 100_000)
-			r.Every(ms, func(context.Context) error { rounds <- struct{}{}; return nil })
+			round := rounds(t, r)
 			s := start(t, r, func(context.Context, *Message) error { return nil })
 			f := torrentTo(t, pull)
 			received := func() int { return r.Report().Sockets[0].Received }
@@ -476,12 +637,7 @@ func TestPauseTakesEffectAtOnceFromAnyGoroutine(t *testing.T) {
 				until(t, "messages come", func() bool { return received() > before })
 				pull.Pause()
 				paused := received()
-				for len(rounds) > 0 {
-					<-rounds
-				}
-				for range 5 {
-					next(t, "a round of the loop", rounds)
-				}
+				round()
 				// One may have been on its way out of the socket.
 				if n := received(); n > paused+1 {
 					t.Errorf("%d messages were received after Pause", n-paused)

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pebbe/zmq4"
 )
 
 // The phases, on a clock that is not real and without a socket.
@@ -434,7 +436,7 @@ func TestHandlersAreCancelledWithTheCauseAtTheHardEndAndNotBefore(t *testing.T) 
 		if s.base.Err() != nil {
 			t.Errorf("cancelled too early: %v", context.Cause(s.base))
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if context.Cause(s.base) != asked || s.base.Value(key{}) != "value" {
 			t.Errorf("at the hard end the cause is %v, the value %v", context.Cause(s.base), s.base.Value(key{}))
@@ -1069,4 +1071,36 @@ func TestTheReportIsASnapshotUntilItIsFrozen(t *testing.T) {
 			t.Errorf("the final report changed from\n%s\nto\n%s", final, got)
 		}
 	})
+}
+
+// A Run that is refused gives the Runner back, unless somebody waits for its end by then.
+func TestShutdownAndCloseReturnAlsoWhereRunIsRefusedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for i := range 200 {
+		r := newTestRunner(t)
+		if _, err := r.NewSocket(zmq4.PULL); err != nil { // without a handler
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := r.Run(context.Background(), nil); err == nil {
+				t.Error("Run was not refused")
+			}
+		})
+		wg.Go(func() {
+			if i%2 == 0 {
+				must(t, r.Close())
+				return
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			if err := r.Shutdown(ctx); err != nil {
+				t.Errorf("Shutdown returned %v", err)
+			}
+		})
+		wg.Wait()
+		if r.Phase() != Done {
+			t.Fatalf("the phase is %v", r.Phase())
+		}
+	}
 }

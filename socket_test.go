@@ -68,6 +68,16 @@ func next[T any](t testing.TB, what string, c <-chan T) T {
 	}
 }
 
+// over waits until a channel is closed.
+func over(t testing.TB, what string, c <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(patience):
+		t.Fatalf("not within %v: %s", patience, what)
+	}
+}
+
 // ipcEndpoint returns a free ipc endpoint whose path is short enough for one.
 func ipcEndpoint(t testing.TB) string {
 	t.Helper()
@@ -1027,6 +1037,105 @@ func TestACurveClientNeedsTheRightKey(t *testing.T) {
 	}
 	if rep := s.ended(); rep.Sockets[0].Received != 1 {
 		t.Errorf("the report is %v", rep)
+	}
+}
+
+func TestAHandlerCantOpenADoorThatNobodyGuards(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	tried := make(chan error, 1)
+	s := start(t, r, func(_ context.Context, m *Message) error {
+		door, err := r.NewSocket(zmq4.REP)
+		must(t, err)
+		must(t, door.Raw().SetZapDomain("test"))
+		tried <- door.Bind("tcp://127.0.0.1:*")
+		return errors.Join(door.Close(), m.Reply())
+	})
+	request(t, dial(t, zmq4.REQ, rep.Endpoint()), "?")
+	if err := next(t, "Bind", tried); err == nil || !strings.Contains(err.Error(), zapEndpoint) {
+		t.Errorf("Bind returned %v", err)
+	}
+	s.ended()
+}
+
+func TestWhoConnectsBeforeRunWaitsForTheAuthentication(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	rep, err := r.NewSocket(zmq4.REP)
+	must(t, err)
+	must(t, rep.Raw().ServerAuthPlain("test"))
+	must(t, rep.Bind("tcp://127.0.0.1:*"))
+	early := dial(t, zmq4.REQ, rep.Endpoint(), func(s *zmq4.Socket) error { return s.ClientAuthPlain("stranger", "?") })
+	tell(t, early, "let me in")
+	zap := bound(t, r, zmq4.REP, zapEndpoint)
+	denied := make(chan string, 1000)
+	zap.Handle(zapHandler(denied, func(_ string, credentials [][]byte) bool { return string(credentials[0]) == "me" }))
+	s := start(t, r, echo)
+	good := dial(t, zmq4.REQ, rep.Endpoint(), func(s *zmq4.Socket) error { return s.ClientAuthPlain("me", "secret") })
+	if got := request(t, good, "hello"); got[0] != "hello" {
+		t.Errorf("the answer is %q", got)
+	}
+	if rep := s.ended(); rep.Sockets[0].Received != 1 {
+		t.Errorf("the report is %v", rep)
+	}
+}
+
+func TestADoorThatNeverOpenedIsShutAgain(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	rep, err := r.NewSocket(zmq4.REP)
+	must(t, err)
+	must(t, rep.Raw().SetZapDomain("test"))
+	must(t, rep.Bind("tcp://127.0.0.1:*"))
+	must(t, r.Shutdown(t.Context()))
+}
+
+func TestASocketMadeInAHandlerNeedsAHandlerBeforeItCanBeReached(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	tried := make(chan error, 1)
+	rep.Handle(func(_ context.Context, m *Message) error {
+		extra, err := r.NewSocket(zmq4.PULL, WithName("extra"))
+		must(t, err)
+		tried <- extra.Bind("tcp://127.0.0.1:*")
+		extra.Handle(func(context.Context, *Message) error { return nil })
+		return errors.Join(extra.Bind("tcp://127.0.0.1:*"), m.Reply())
+	})
+	s := start(t, r, nil)
+	request(t, dial(t, zmq4.REQ, rep.Endpoint()), "?")
+	if err := next(t, "Bind", tried); err == nil || !strings.Contains(err.Error(), `"extra"`) || !strings.Contains(err.Error(), "handler") {
+		t.Errorf("Bind returned %v", err)
+	}
+	if rep := s.ended(); rep.Sockets[0].Failed != 0 {
+		t.Errorf("the report is %v", rep)
+	}
+}
+
+func TestWithoutRoomForMoreSocketsEverythingSaysSoAndCanBeEnded(t *testing.T) {
+	t.Parallel()
+	for _, end := range []func(*Runner) error{(*Runner).Close, func(r *Runner) error { return r.Shutdown(context.Background()) }} {
+		r := newTestRunner(t)
+		must(t, r.Context().SetMaxSockets(2))
+		var sockets int
+		var err error
+		for ; err == nil; sockets++ {
+			_, err = r.NewSocket(zmq4.PUSH)
+		}
+		if !strings.Contains(err.Error(), "new PUSH socket") {
+			t.Errorf("NewSocket returned %v", err)
+		}
+		if n := len(r.Report().Sockets); n != sockets-1 {
+			t.Errorf("the report has %d sockets, %d were made", n, sockets-1)
+		}
+		if err := r.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "PAIR") {
+			t.Errorf("Run returned %v", err)
+		}
+		must(t, end(r))
+		if r.Phase() != Done {
+			t.Errorf("the phase is %v", r.Phase())
+		}
 	}
 }
 

@@ -357,16 +357,17 @@ func TestAStuckTimerIsNamedAtTheEndOfTheGrace(t *testing.T) {
 
 // torrent keeps a PULL from ever having nothing to read.
 type torrent struct {
-	stop chan struct{}
+	over atomic.Bool
 	all  sync.WaitGroup
 }
 
 func torrentTo(t testing.TB, s *Socket) *torrent {
-	f := &torrent{stop: make(chan struct{})}
+	f := new(torrent)
 	push := peer(t, zmq4.PUSH)
 	must(t, errors.Join(push.SetSndhwm(1000), push.SetSndtimeo(10*ms), push.Connect(s.Endpoint())))
+	t.Cleanup(f.end)
 	f.all.Go(func() {
-		for !isClosed(f.stop) {
+		for !f.over.Load() {
 			push.SendMessage("flood") // EAGAIN is what it is about
 		}
 	})
@@ -374,7 +375,7 @@ func torrentTo(t testing.TB, s *Socket) *torrent {
 }
 
 func (f *torrent) end() {
-	close(f.stop)
+	f.over.Store(true)
 	f.all.Wait()
 }
 

@@ -1,0 +1,619 @@
+package zmqgrace
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+func init() {
+	children["broker"] = brokerAsChild
+	children["broker's worker"] = workerAsChild
+}
+
+const (
+	backendVariable = "ZMQGRACE_TEST_BACKEND" // where a worker finds its broker
+	workVariable    = "ZMQGRACE_TEST_WORK"    // how long a request takes
+)
+
+// newBroker makes r a broker: clients in front, workers at the back.
+func newBroker(r *Runner, frontOpts ...SocketOption) (front, back *Socket, err error) {
+	front, err = r.NewSocket(zmq4.ROUTER, append([]SocketOption{WithName("front")}, frontOpts...)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	back, err = r.NewSocket(zmq4.DEALER, WithName("back"))
+	if err != nil {
+		return nil, nil, err
+	}
+	return front, back, errors.Join(front.Bind("tcp://127.0.0.1:*"), back.Bind("tcp://127.0.0.1:*"), r.Proxy(front, back))
+}
+
+// brokerAsChild says "front" and "back" with their endpoints, and "returned" with the outcome.
+func brokerAsChild() {
+	r, err := New(briefly, WithDrainLimit(300*ms))
+	check(err)
+	front, back, err := newBroker(r)
+	check(err)
+	say("front", front.Endpoint())
+	say("back", back.Endpoint())
+	err = r.Run(context.Background(), nil)
+	text, err2 := json.Marshal(r.Report().Sockets)
+	check(err2)
+	say("error", err)
+	say("returned", string(text))
+}
+
+// workerAsChild is a REP that answers after a while. It says "busy" with every request.
+func workerAsChild() {
+	work, err := time.ParseDuration(os.Getenv(workVariable))
+	check(err)
+	ctx, err := zmq4.NewContext()
+	check(err)
+	s, err := ctx.NewSocket(zmq4.REP)
+	check(err)
+	check(s.Connect(os.Getenv(backendVariable)))
+	for {
+		m, err := s.RecvMessage(0)
+		check(err)
+		say("busy", m)
+		time.Sleep(work)
+		_, err = s.SendMessage(m)
+		check(err)
+	}
+}
+
+func startWorker(t testing.TB, back string, work time.Duration) *process {
+	t.Helper()
+	return startChild(t, "broker's worker", backendVariable+"="+back, workVariable+"="+work.String())
+}
+
+// hasty are clients that never pause: each has one request on its way all the time.
+type hasty struct {
+	all      sync.WaitGroup
+	sent     atomic.Int64
+	answered atomic.Int64
+	over     atomic.Bool // the server has ended: no answer for a moment means that none will come
+}
+
+func newHasty(t testing.TB, n int, endpoint string) *hasty {
+	h := new(hasty)
+	clients := dials(t, n, zmq4.REQ, endpoint)
+	t.Cleanup(h.end)
+	for c, s := range clients {
+		must(t, s.SetRcvtimeo(100*ms))
+		h.all.Go(func() {
+			for i := 0; ; i++ {
+				body := fmt.Sprint(c, "/", i)
+				if _, err := s.SendMessage(body); err != nil {
+					t.Errorf("client %d: %v", c, err)
+					return
+				}
+				h.sent.Add(1)
+				for {
+					over := h.over.Load()
+					m, err := s.RecvMessage(0)
+					if err == nil {
+						if len(m) != 1 || m[0] != body {
+							t.Errorf("the answer to %q is %q", body, m)
+						}
+						h.answered.Add(1)
+						break
+					}
+					if over {
+						return
+					}
+				}
+			}
+		})
+	}
+	return h
+}
+
+// end waits for the answers that are on their way when the server has ended.
+func (h *hasty) end() {
+	h.over.Store(true)
+	h.all.Wait()
+}
+
+func TestABrokerAnswersAllThatEnteredWhenItEnds(t *testing.T) {
+	t.Parallel()
+	broker := startChild(t, "broker")
+	front, back := broker.expect("front"), broker.expect("back")
+	for range 3 {
+		startWorker(t, back, 5*ms)
+	}
+	clients := newHasty(t, 4, front)
+	enough := int64(sized(1000))
+	until(t, "the broker works", func() bool { return clients.answered.Load() > enough })
+	asked := time.Now()
+	broker.signal(syscall.SIGTERM)
+	if err := broker.expect("error"); err != "<nil>" {
+		t.Errorf("Run returned %v", err)
+	}
+	took := time.Since(asked)
+	var rep []struct{ Received, Handled, Drained, Sent int } // the types have no way back from their names
+	must(t, json.Unmarshal([]byte(broker.expect("returned")), &rep))
+	broker.exit()
+	clients.end()
+	f, b := rep[0], rep[1]
+	sent, answered := int(clients.sent.Load()), int(clients.answered.Load())
+	t.Logf("%d requests, %d answered; the end took %v and drained %d", sent, answered, took, f.Drained)
+	if f.Received != f.Handled || f.Handled != f.Sent || f.Sent != answered || b.Received != answered || sent-answered > 4 || f.Drained == 0 {
+		t.Errorf("%d requests, %d answered, the report is %+v", sent, answered, rep)
+	}
+	if took > 5*time.Second {
+		t.Errorf("the end took %v", took)
+	}
+}
+
+func TestABrokerCountsWhatAKilledWorkerHadAndDoesNotWaitForIt(t *testing.T) {
+	t.Parallel()
+	const limit = 300 * ms
+	for _, test := range []struct {
+		name string
+		ago  time.Duration // that the worker was killed, when the end begins
+	}{
+		{"long ago", 2 * limit},
+		{"just now", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, briefly, WithDrainLimit(limit))
+			front, back, err := newBroker(r)
+			must(t, err)
+			s := start(t, r, nil)
+			victim := startWorker(t, back.Endpoint(), time.Hour)
+			lost := dial(t, zmq4.REQ, front.Endpoint())
+			_, err = lost.SendMessage("lost")
+			must(t, err)
+			victim.expect("busy")
+			must(t, victim.Process.Kill())
+			victim.exit()
+			// The others work on.
+			startWorker(t, back.Endpoint(), 0)
+			client := dial(t, zmq4.REQ, front.Endpoint())
+			for range 10 {
+				request(t, client, "hello")
+			}
+			time.Sleep(test.ago)
+			asked := time.Now()
+			rep, err := s.end()
+			took := time.Since(asked)
+			if err != nil || rep.Sockets[0].Failed != 1 || rep.Sockets[0].Handled != 10 || rep.Busy {
+				t.Errorf("Run returned %v, the report is %v", err, rep)
+			}
+			if test.ago > 0 && took > limit || took > limit+2*time.Second {
+				t.Errorf("the end took %v", took)
+			}
+		})
+	}
+}
+
+func TestABrokerThatNobodyWorksForAbandonsItsRequestsAtTheHardEnd(t *testing.T) {
+	t.Parallel()
+	const grace = 600 * ms
+	r := newTestRunner(t, briefly, WithGrace(grace), WithLinger(100*ms))
+	front, _, err := newBroker(r)
+	must(t, err)
+	s := start(t, r, nil)
+	client := dial(t, zmq4.DEALER, front.Endpoint())
+	for range 3 {
+		_, err := client.SendMessage("hello")
+		must(t, err)
+	}
+	until(t, "the requests are there", func() bool { return r.Report().Sockets[0].Received == 3 })
+	rep, err := s.end()
+	e := incomplete(t, err)
+	if rep.Sockets[0].Abandoned != 3 || len(e.Sockets) != 2 || e.Sockets[0].Name != "front" || e.Sockets[1].Unsent != 3 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestABrokerForgetsWhatAGoneClientAskedFor(t *testing.T) {
+	r := newTestRunner(t, briefly)
+	front, back, err := newBroker(r)
+	must(t, err)
+	s := start(t, r, nil)
+	ctx, err := zmq4.NewContext()
+	must(t, err)
+	client, err := ctx.NewSocket(zmq4.DEALER)
+	must(t, err)
+	must(t, client.Connect(front.Endpoint()))
+	for _, body := range []string{"one", "two", "three"} {
+		_, err = client.SendMessage("", body)
+		must(t, err)
+	}
+	worker := dial(t, zmq4.DEALER, back.Endpoint())
+	var requests [3][]string
+	for i := range requests {
+		requests[i], err = worker.RecvMessage(0)
+		must(t, err)
+	}
+	must(t, errors.Join(client.SetLinger(0), client.Close(), ctx.Term()))
+	until(t, "the broker knows that the client is gone", func() bool {
+		_, err := worker.SendMessage(requests[0])
+		must(t, err)
+		return r.Report().Sockets[0].Unroutable > 0
+	})
+	// The answers to the others never come, and nobody waits for them.
+	asked := time.Now()
+	rep, err := s.end()
+	if took := time.Since(asked); err != nil || rep.Sockets[0].Handled+rep.Sockets[0].Failed != 3 || rep.Sockets[0].Handled == 3 || took > 2*time.Second {
+		t.Errorf("after %v Run returned %v, the report is %v", took, err, rep)
+	}
+}
+
+func TestABrokerNeverCountsBelowZero(t *testing.T) {
+	r := newTestRunner(t, briefly)
+	front, back, err := newBroker(r)
+	must(t, err)
+	s := start(t, r, nil)
+	worker, client := dial(t, zmq4.DEALER, back.Endpoint()), dial(t, zmq4.DEALER, front.Endpoint())
+	for range 2 {
+		_, err = client.SendMessage("", "hello")
+		must(t, err)
+		m, err := worker.RecvMessage(0)
+		must(t, err)
+		for range 3 { // more than was asked for
+			_, err := worker.SendMessage(m)
+			must(t, err)
+			if _, err := client.RecvMessage(0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// Neither is one frame alone an answer, nor what is meant for nobody.
+	for _, m := range [][]string{{"nobody"}, {"nobody", "", "hello"}, {""}} {
+		_, err := worker.SendMessage(m)
+		must(t, err)
+	}
+	until(t, "the last is there", func() bool { return r.Report().Sockets[1].Received == 9 })
+	if got := r.Report().Sockets[0]; got.Received != 2 || got.Handled != 2 || got.InFlight != 0 {
+		t.Errorf("the front reports %+v", got)
+	}
+	rep := s.ended()
+	if got := rep.Sockets[1]; got.Handled != 9 {
+		t.Errorf("the back reports %+v", got)
+	}
+}
+
+func TestABrokerWaitsForWhatIsWithAWorker(t *testing.T) {
+	r := newTestRunner(t, briefly)
+	front, back, err := newBroker(r)
+	must(t, err)
+	s := start(t, r, nil)
+	worker, client := dial(t, zmq4.DEALER, back.Endpoint()), dial(t, zmq4.REQ, front.Endpoint())
+	_, err = client.SendMessage("hello")
+	must(t, err)
+	m, err := worker.RecvMessage(0)
+	must(t, err)
+	if got := r.Report().Sockets[0]; got.InFlight != 1 {
+		t.Errorf("the front reports %+v", got)
+	}
+	go s.Shutdown(context.Background())
+	until(t, "the drain", func() bool { return r.Phase() == Draining })
+	time.Sleep(200 * ms) // ten times the quiet time
+	_, err = worker.SendMessage(m)
+	must(t, err)
+	if answer, err := client.RecvMessage(0); err != nil || answer[0] != "hello" {
+		t.Errorf("the answer is %q, %v", answer, err)
+	}
+	rep, err := s.returned()
+	if got := rep.Sockets[0]; err != nil || got.Handled != 1 || got.Drained != 1 || rep.Sockets[1].Drained != 1 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestABrokersLateAnswersClientsThatNeverPause(t *testing.T) {
+	r := newTestRunner(t, WithDrainQuiet(200*ms))
+	front, back, err := newBroker(r, WithLate(func(_ context.Context, m *Message) error {
+		return m.Reply([]byte("late"))
+	}))
+	must(t, err)
+	s := start(t, r, nil)
+	serveEcho(t, 3, back.Endpoint(), ms)
+	var all sync.WaitGroup
+	var served, late atomic.Int64
+	for _, c := range dials(t, 4, zmq4.REQ, front.Endpoint()) {
+		all.Go(func() {
+			for {
+				switch request(t, c, "hello")[0] {
+				case "hello":
+					served.Add(1)
+				case "late": // it would go elsewhere
+					late.Add(1)
+					return
+				}
+			}
+		})
+	}
+	until(t, "the broker works", func() bool { return served.Load() > 100 })
+	rep, err := s.end()
+	all.Wait()
+	got := rep.Sockets[0]
+	if err != nil || got.Rejected != 4 || late.Load() != 4 || int(served.Load()) != got.Handled || got.Failed != 0 || rep.Busy {
+		t.Errorf("%d were served, %d late; Run returned %v, the report is %v", served.Load(), late.Load(), err, rep)
+	}
+}
+
+// newForwarder makes r a forwarder of publications.
+func newForwarder(t testing.TB, r *Runner, mark int) (front, back *Socket) {
+	t.Helper()
+	front, err := r.NewSocket(zmq4.XSUB)
+	must(t, err)
+	back, err = r.NewSocket(zmq4.XPUB)
+	must(t, err)
+	must(t, errors.Join(front.Raw().SetRcvhwm(mark), back.Raw().SetSndhwm(mark)))
+	must(t, errors.Join(front.Bind("tcp://127.0.0.1:*"), back.Bind("tcp://127.0.0.1:*"), r.Proxy(front, back)))
+	return front, back
+}
+
+func subscribeTo(topic string) func(*zmq4.Socket) error {
+	return func(s *zmq4.Socket) error { return s.SetSubscribe(topic) }
+}
+
+func TestAForwarderPassesSubscriptionsAndLosesNothing(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		mark int
+	}{
+		{"marks above the number of messages", 20_000},
+		{"small marks", 100}, // behind a proxy a subscriber that reads is waited for
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			const messages = 10_000
+			r := newTestRunner(t, briefly)
+			front, back := newForwarder(t, r, test.mark)
+			s := start(t, r, nil)
+			pub := dial(t, zmq4.XPUB, front.Endpoint())
+			sub := dial(t, zmq4.SUB, back.Endpoint(), subscribeTo("a"))
+			if m, err := pub.RecvMessage(0); err != nil || m[0] != "\x01a" {
+				t.Fatalf("the publisher received %q, %v", m, err)
+			}
+			go func() {
+				for i := range messages {
+					if _, err := pub.SendMessage("a", i); err != nil {
+						t.Errorf("publish: %v", err)
+					}
+					if i%10 == 0 {
+						pub.SendMessage("b", i) // nobody wants that
+					}
+				}
+			}()
+			for i := range messages {
+				if m, err := sub.RecvMessage(0); err != nil || m[0] != "a" || m[1] != fmt.Sprint(i) {
+					t.Fatalf("message %d is %q, %v", i, m, err)
+				}
+			}
+			must(t, sub.SetUnsubscribe("a"))
+			if m, err := pub.RecvMessage(0); err != nil || m[0] != "\x00a" {
+				t.Errorf("the publisher received %q, %v", m, err)
+			}
+			rep := s.ended()
+			if f, b := rep.Sockets[0], rep.Sockets[1]; f.Handled != messages || b.Sent != messages || b.Received != 2 || f.Sent != 2 {
+				t.Errorf("the report is %v", rep)
+			}
+		})
+	}
+}
+
+func TestAForwarderEndsInTheMiddleOfItsStreamWithAllThatItReceived(t *testing.T) {
+	r := newTestRunner(t, briefly)
+	front, back := newForwarder(t, r, 1000)
+	s := start(t, r, nil)
+	pub := dial(t, zmq4.XPUB, front.Endpoint())
+	sub := dial(t, zmq4.SUB, back.Endpoint(), subscribeTo(""))
+	if _, err := pub.RecvMessage(0); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; !isClosed(stop); i++ {
+			pub.SendMessage(i)
+			if i%100 == 0 {
+				time.Sleep(ms) // a stream, not a flood
+			}
+		}
+	}()
+	ended := make(chan Report, 1)
+	received := 0
+	var rep *Report
+	until(t, "all that was sent is there", func() bool {
+		for {
+			m, err := sub.RecvMessage(zmq4.DONTWAIT)
+			if err != nil {
+				break
+			}
+			if m[0] != fmt.Sprint(received) {
+				t.Fatalf("message %d is %q", received, m)
+			}
+			if received++; received == 2000 {
+				go func() {
+					rep, err := s.end()
+					if err != nil {
+						t.Errorf("Run returned %v", err)
+					}
+					ended <- rep
+				}()
+			}
+		}
+		if rep == nil && len(ended) > 0 {
+			got := <-ended
+			rep = &got
+		}
+		return rep != nil && received >= rep.Sockets[1].Sent
+	})
+	close(stop)
+	<-stopped
+	if f, b := rep.Sockets[0], rep.Sockets[1]; f.Received != f.Handled || f.Handled != b.Sent || b.Sent != received || rep.Busy {
+		t.Errorf("%d were received, the report is %v", received, rep)
+	}
+}
+
+func TestASubscriberThatDoesNotReadHoldsAForwarderForASecond(t *testing.T) {
+	t.Parallel()
+	const messages = 400
+	r := newTestRunner(t, briefly)
+	front, back := newForwarder(t, r, 10)
+	s := start(t, r, nil)
+	pub := dial(t, zmq4.XPUB, front.Endpoint())
+	sub := dial(t, zmq4.SUB, back.Endpoint(), subscribeTo("reads"))
+	if _, err := pub.RecvMessage(0); err != nil {
+		t.Fatal(err)
+	}
+	frozen := dial(t, zmq4.SUB, back.Endpoint(), subscribeTo(""), func(s *zmq4.Socket) error { return s.SetRcvhwm(1) })
+	if _, err := pub.RecvMessage(0); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	go func() {
+		body := make([]byte, 64<<10)
+		for i := range messages {
+			if _, err := pub.SendMessage("reads", i, body); err != nil {
+				t.Errorf("publish: %v", err)
+			}
+		}
+	}()
+	// What is lost is lost to the one that does not read, and perhaps, once nobody is waited for, to this one.
+	if m, err := sub.RecvMessage(0); err != nil || m[1] != "0" {
+		t.Fatalf("the first message is %q, %v", m[:2], err)
+	}
+	until(t, "all is forwarded", func() bool {
+		for {
+			if _, err := sub.RecvMessage(zmq4.DONTWAIT); err != nil {
+				break
+			}
+		}
+		return r.Report().Sockets[1].Sent == messages
+	})
+	took := time.Since(began)
+	t.Logf("it took %v", took)
+	if took < peerPatience || took > 4*peerPatience {
+		t.Errorf("it took %v, a subscriber is waited for %v", took, peerPatience)
+	}
+	// The linger would wait for it, were it not gone.
+	must(t, errors.Join(frozen.SetLinger(0), frozen.Close()))
+	if m, err := pub.RecvMessage(0); err != nil || m[0] != "\x00" {
+		t.Errorf("the publisher received %q, %v", m, err)
+	}
+	s.ended()
+}
+
+func TestAStreamerLosesNothing(t *testing.T) {
+	const messages = 3000
+	filler := make([]byte, 16<<10) // that is 48 MB, more than the kernel and the marks take
+	r := newTestRunner(t, WithDrainQuiet(100*ms))
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	push := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*")
+	must(t, r.Proxy(pull, push))
+	s := start(t, r, nil)
+	source := dial(t, zmq4.PUSH, pull.Endpoint())
+	sink := dial(t, zmq4.PULL, push.Endpoint(), func(s *zmq4.Socket) error { return s.SetRcvhwm(10) })
+	for i := range messages {
+		_, err := source.SendMessage(filler, i)
+		must(t, err)
+	}
+	for i := range messages {
+		if m, err := sink.RecvMessage(0); err != nil || len(m) != 2 || m[1] != fmt.Sprint(i) {
+			t.Fatalf("message %d is %q, %v", i, m, err)
+		}
+		if i == messages/10 {
+			go s.Shutdown(context.Background())
+		}
+	}
+	rep, err := s.returned()
+	if in, out := rep.Sockets[0], rep.Sockets[1]; err != nil || in.Handled != messages || out.Sent != messages || in.Drained == 0 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestProxyTakesOnlyWhatMakesAPair(t *testing.T) {
+	r, other := newTestRunner(t, briefly), newTestRunner(t)
+	made := func(r *Runner, typ zmq4.Type) *Socket {
+		s, err := r.NewSocket(typ)
+		must(t, err)
+		return s
+	}
+	router, dealer, pull := made(r, zmq4.ROUTER), made(r, zmq4.DEALER), made(r, zmq4.PULL)
+	handled := made(r, zmq4.ROUTER)
+	handled.Handle(echo)
+	closed := made(r, zmq4.ROUTER)
+	must(t, closed.Close())
+	for _, test := range []struct {
+		name        string
+		front, back *Socket
+	}{
+		{"nil in front", nil, dealer},
+		{"nil at the back", router, nil},
+		{"itself", router, router},
+		{"a stranger", made(other, zmq4.ROUTER), dealer},
+		{"the wrong way round", dealer, router},
+		{"no pair", pull, dealer},
+		{"one with a handler", handled, dealer},
+		{"a closed one", closed, dealer},
+	} {
+		if err := r.Proxy(test.front, test.back); err == nil || !strings.Contains(err.Error(), "proxy") {
+			t.Errorf("%s: Proxy returned %v", test.name, err)
+		}
+	}
+	must(t, r.Proxy(router, dealer)) // nothing was left of the attempts
+	if err := r.Proxy(made(r, zmq4.ROUTER), dealer); err == nil {
+		t.Error("a socket is in two proxies")
+	}
+	pull.Handle(echo)
+	late, back := made(r, zmq4.PULL), made(r, zmq4.PUSH)
+	s := run(t, r, echo)
+	until(t, "the Runner runs", func() bool { return r.Phase() == Running })
+	if err := r.Proxy(late, back); err == nil {
+		t.Error("a proxy was registered while the Runner ran")
+	}
+	s.ended()
+}
+
+func TestABrokerIsBusyWhereItLeavesRequestsUnread(t *testing.T) {
+	t.Parallel()
+	const limit = 600 * ms
+	r := newTestRunner(t, WithDrainQuiet(200*ms), WithDrainLimit(limit))
+	front, back, err := newBroker(r)
+	must(t, err)
+	s := start(t, r, nil)
+	// One request has no answer, so there is quiet while the drain, past its limit, waits for it with the front shut.
+	worker := dial(t, zmq4.DEALER, back.Endpoint())
+	var over atomic.Bool
+	var working sync.WaitGroup
+	working.Go(func() {
+		for !over.Load() {
+			if m, err := worker.RecvMessage(zmq4.DONTWAIT); err != nil {
+				time.Sleep(ms)
+			} else if m[2] != "never" {
+				worker.SendMessage(m)
+			}
+		}
+	})
+	t.Cleanup(func() { over.Store(true); working.Wait() })
+	clients := newHasty(t, 2, front.Endpoint())
+	until(t, "the broker works", func() bool { return clients.answered.Load() > 20 })
+	never := dial(t, zmq4.REQ, front.Endpoint())
+	go s.Shutdown(context.Background())
+	until(t, "the drain", func() bool { return r.Phase() == Draining })
+	time.Sleep(limit / 2)
+	_, err = never.SendMessage("never")
+	must(t, err)
+	rep, err := s.returned()
+	clients.end()
+	if unanswered := clients.sent.Load() - clients.answered.Load(); err != nil || unanswered == 0 || rep.Sockets[0].Failed != 1 || !rep.Busy {
+		t.Errorf("%d requests were left unread; Run returned %v, the report is %v", unanswered, err, rep)
+	}
+}
