@@ -12,7 +12,6 @@ import (
 func (l *loop) isDrained() bool {
 	if !l.drain {
 		l.drain = true
-		l.empty = false
 		l.refresh() // those that were made or closed right before are not among the sockets yet, or still are
 		for _, s := range l.sockets {
 			if !s.endless() {
@@ -135,7 +134,7 @@ func (l *loop) abandonBacklog() {
 	end := time.Now().Add(l.plan.sorting)
 	for _, s := range l.sockets {
 		for s.waitedFor() && l.told() == abandoning && time.Now().Before(end) {
-			if _, err := receive(s.raw); err != nil {
+			if _, err := receive(s.raw, s.typ); err != nil {
 				break
 			}
 			s.count(func(c *SocketReport) { c.Received++; c.Abandoned++ })

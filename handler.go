@@ -45,6 +45,7 @@ func (c *crew) dismiss() { close(c.jobs) }
 
 func (c *crew) work(place int) {
 	for m := range c.jobs {
+		m.since = time.Now()
 		c.handle(place, m)
 		c.hand(m.Socket)
 	}
@@ -106,7 +107,6 @@ func (c *crew) handle(place int, m *Message) { c.settle(m, c.call(place, m)) }
 
 // call runs the handler, where a panic and Goexit are seen.
 func (c *crew) call(place int, m *Message) (err error) {
-	m.since = time.Now()
 	c.inside[place].Store(m)
 	returned := false
 	defer func() {

@@ -375,12 +375,13 @@ func (l *loop) refresh() {
 
 // turn handles what s has to read: not for too long, so that the other sockets get theirs.
 func (l *loop) turn(s *Socket) {
-	end := time.Now().Add(turnTime)
+	now := time.Now()
+	end := now.Add(turnTime)
 	for range turnMessages {
 		if s.closed || l.told() >= closing || !s.mayReceive() {
 			return
 		}
-		frames, err := receive(s.raw)
+		frames, err := receive(s.raw, s.typ)
 		if err != nil {
 			l.receiveFailed(s, err)
 			return
@@ -391,9 +392,11 @@ func (l *loop) turn(s *Socket) {
 		if late := s.rejecting(); s.link != nil && !late {
 			s.forward(frames)
 		} else {
-			l.crew.take(s.message(frames, late))
+			m := s.message(frames, late)
+			m.since = now
+			l.crew.take(m)
 		}
-		now := time.Now()
+		now = time.Now()
 		if s.typ == zmq4.REP && !s.closed {
 			s.deliver(now) // it takes the next request when the reply is out
 		}

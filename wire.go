@@ -10,7 +10,7 @@ import (
 
 // receive takes one whole message from raw without blocking. A message is all there or not at all
 // (libzmq makes it readable when its last part has arrived), so only the first part can be missing.
-func receive(raw *zmq4.Socket) ([][]byte, error) {
+func receive(raw *zmq4.Socket, t zmq4.Type) ([][]byte, error) {
 	part, err := raw.RecvBytes(zmq4.DONTWAIT)
 	if err != nil {
 		return nil, err
@@ -18,12 +18,14 @@ func receive(raw *zmq4.Socket) ([][]byte, error) {
 	frames := make([][]byte, 0, 3) // routing id, delimiter, body
 	for {
 		frames = append(frames, part)
-		more, err := raw.GetRcvmore()
-		if err != nil {
-			return nil, err
-		}
-		if !more {
-			return frames, nil
+		if t != zmq4.ROUTER || len(frames) > 1 { // a routing id never comes alone
+			more, err := raw.GetRcvmore()
+			if err != nil {
+				return nil, err
+			}
+			if !more {
+				return frames, nil
+			}
 		}
 		if part, err = raw.RecvBytes(zmq4.DONTWAIT); err != nil {
 			return nil, err
