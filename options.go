@@ -231,7 +231,8 @@ func WithSocketLinger(d time.Duration) SocketOption {
 }
 
 // WithSocketQuiet is [WithDrainQuiet] for one socket. SUB, XSUB, PUB and XPUB have 0 by default: a SUB
-// ends at its first empty moment, since most publishers never pause.
+// ends at its first empty moment, since most publishers never pause. A socket whose peers send heartbeats never
+// falls silent for longer than they: give it 0 or less than their interval.
 func WithSocketQuiet(d time.Duration) SocketOption {
 	return func(so *socketOptions) {
 		if d < 0 {

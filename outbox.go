@@ -54,6 +54,9 @@ func (o *outbox) full() bool { return o.limit > 0 && o.size >= o.limit }
 // is room, or ctx ends, which is looked at only while waiting, or, with [ErrClosed], the flush begins or the drain
 // limit is over and nothing was taken for a second. Before Run it never blocks either: a full outbox is [ErrFull].
 //
+// So an inline handler must pass its own ctx: with another one it would wait for the loop that it holds up. And what a REP's
+// handler sends to a PUSH without a peer pauses the REP in the end; send what may be lost from a timer or a goroutine.
+//
 // Nil says that the message is on the outbox, not that anybody has it. The drain waits for what is sent to another
 // socket of the same Runner: goroutines that send there should stop when the Runner's Phase is past [Running].
 func (s *Socket) Send(ctx context.Context, frames ...[]byte) error {

@@ -34,7 +34,8 @@
 //
 // # Goroutines
 //
-// One goroutine, the loop, owns the sockets; handlers run on it. [Message.Reply], [Socket.Send] and what says
+// One goroutine, the loop, owns the sockets; timers run on it, and handlers, unless [WithWorkers] gives them
+// goroutines of their own. [Message.Reply], [Socket.Send] and what says
 // so may be called from any goroutine.
 package zmqgrace
 

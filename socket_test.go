@@ -761,6 +761,34 @@ func TestASocketClosedInAHandlerSendsWhatItHasFirst(t *testing.T) {
 	}
 }
 
+func TestASocketClosedInAHandlerFreesThoseWhoWaitForRoom(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	push := marked(t, r, zmq4.PUSH, 1, WithSocketLinger(0))
+	must(t, push.Bind("tcp://127.0.0.1:*"))
+	rep.Handle(func(_ context.Context, m *Message) error { return errors.Join(push.Close(), m.Reply()) })
+	pull.Handle(func(ctx context.Context, m *Message) error { return push.Send(ctx, m.Frames...) })
+	s := start(t, r, nil)
+	source := dial(t, zmq4.PUSH, pull.Endpoint())
+	for range 3 {
+		tell(t, source, "x")
+	}
+	until(t, "the stage is paused", func() bool { return push.report().Queued == 1 })
+	blocked := make(chan error, 1)
+	go func() { blocked <- push.Send(context.Background(), nil) }()
+	request(t, dial(t, zmq4.REQ, rep.Endpoint()), "close")
+	if err := next(t, "Send returns", blocked); !errors.Is(err, ErrClosed) {
+		t.Errorf("Send returned %v", err)
+	}
+	// The stage goes on, and fails.
+	until(t, "the rest is received", func() bool { return pull.report().Failed == 2 })
+	if rep := s.ended(); rep.Sockets[2].Unsent != 1 {
+		t.Errorf("the report is %v", rep)
+	}
+}
+
 func TestASocketMayCloseItselfInItsHandler(t *testing.T) {
 	t.Parallel()
 	for _, typ := range []zmq4.Type{zmq4.REP, zmq4.ROUTER} {
