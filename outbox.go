@@ -285,9 +285,12 @@ sending:
 	d.drop(t.off)
 }
 
-// drop removes the first n messages taken.
+// drop removes the first n messages taken. The rest is not moved: a long outbox leaves in many small deliveries.
 func (d *delivery) drop(n int) {
-	rest := copy(d.taken, d.taken[n:])
-	clear(d.taken[rest:])
-	d.taken = d.taken[:rest]
+	clear(d.taken[:n])
+	if n == len(d.taken) {
+		d.taken = d.taken[:0]
+	} else {
+		d.taken = d.taken[n:]
+	}
 }

@@ -318,6 +318,9 @@ func (r *Runner) finish() error {
 // error, or ctx's. Any goroutine may call it, more than once. With a ctx that the Runner gave (to a handler, a timer, a Go function) it only asks.
 // On a Runner that never ran it flushes, closes and terminates within the grace.
 func (r *Runner) Shutdown(ctx context.Context) error {
+	if ctx == nil {
+		return errors.New("zmqgrace: Shutdown: the context is nil")
+	}
 	r.ask(ErrShutdown)
 	if r.use() {
 		go r.retire()
