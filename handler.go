@@ -152,21 +152,14 @@ func (c *crew) settle(m *Message, err error) {
 
 // count closes the account of a message.
 func (c *crew) count(m *Message, err error) {
-	ending := isClosed(c.loop.r.asked)
-	m.Socket.count(func(c *SocketReport) {
-		c.InFlight--
-		switch {
-		case m.late:
-			c.Rejected++
-		case err != nil && !errors.Is(err, ErrStop):
-			c.Failed++
-		case ending:
-			c.Handled++
-			c.Drained++
-		default:
-			c.Handled++
-		}
-	})
+	switch {
+	case m.late:
+		m.Socket.settle(1, rejected)
+	case err != nil && !errors.Is(err, ErrStop):
+		m.Socket.settle(1, failed)
+	default:
+		m.Socket.settle(1, handled)
+	}
 }
 
 // replied closes the account of a deferred message, when its reply is on the outbox, or finds its socket closed.

@@ -167,9 +167,7 @@ func (l *loop) closeSockets() {
 		}
 	}
 	l.doorman = nil
-	if l.r.zapGuard != nil {
-		l.r.dropZAPGuard()
-	}
+	l.r.dropZAPGuard()
 }
 
 // closeSocket closes s, and notes whether there was something to read.
@@ -191,10 +189,9 @@ func (s *Socket) shut() {
 	s.raw.Close()
 	s.closed = true
 	s.r.loop.stale = true
+	s.shutOutbox()
 	d := &s.delivery
 	s.mu.Lock()
-	s.outbox.shut = true
-	s.release()
 	s.counts.Unsent += s.outbox.size + d.holding
 	s.counts.Queued, s.outbox.size = 0, 0
 	s.outbox.queue = nil

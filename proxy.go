@@ -62,21 +62,14 @@ func (r *Runner) Proxy(frontend, backend *Socket) error {
 func (s *Socket) forward(frames [][]byte) {
 	k := s.link
 	if err := k.to.push(outgoing{frames: frames, reply: !k.front}, s); err != nil {
-		s.count(func(c *SocketReport) { c.InFlight--; c.Failed++ })
+		s.settle(1, failed)
 		return
 	}
 	if k.owed != nil {
 		k.owe(string(frames[0]))
 		return // in flight until its answer passes
 	}
-	ending := isClosed(s.r.asked)
-	s.count(func(c *SocketReport) {
-		c.InFlight--
-		c.Handled++
-		if ending {
-			c.Drained++
-		}
-	})
+	s.settle(1, handled)
 	if back := k.to.link; back.owed != nil {
 		k.to.answered(string(frames[0]))
 	}
@@ -95,32 +88,20 @@ func (k *link) owe(id string) {
 
 // answered counts an answer to a frontend's peer. Some peers send what nobody asked for.
 func (s *Socket) answered(id string) {
-	p := s.link.owed[id]
-	if p == nil {
-		return
+	if s.link.owed[id] != nil {
+		s.settleOwed(id, 1, handled)
 	}
-	s.settleOwed(id, 1, func(c *SocketReport) { c.Handled++ })
 }
 
-// settleOwed closes the account of n requests of a peer, each as settle says.
-func (s *Socket) settleOwed(id string, n int, settle func(c *SocketReport)) {
+// settleOwed closes the account of n requests of a peer.
+func (s *Socket) settleOwed(id string, n int, as fate) {
 	k := s.link
 	p := k.owed[id]
 	if p.n -= n; p.n == 0 {
 		delete(k.owed, id)
 	}
 	k.total -= n
-	ending := isClosed(s.r.asked)
-	s.count(func(c *SocketReport) {
-		c.InFlight -= n
-		handled := c.Handled
-		for range n {
-			settle(c)
-		}
-		if ending {
-			c.Drained += c.Handled - handled
-		}
-	})
+	s.settle(n, as)
 }
 
 // unowe forgets what a frontend's peer asked for: it is gone, or it has waited too long.
@@ -128,7 +109,7 @@ func (s *Socket) unowe(id string) {
 	if s.link == nil || s.link.owed[id] == nil {
 		return
 	}
-	s.settleOwed(id, s.link.owed[id].n, func(c *SocketReport) { c.Failed++ })
+	s.settleOwed(id, s.link.owed[id].n, failed)
 }
 
 // outstanding reports whether answers to this frontend's peers can still be hoped for. Requests older than limit

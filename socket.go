@@ -294,6 +294,34 @@ func (s *Socket) count(change func(c *SocketReport)) {
 	s.mu.Unlock()
 }
 
+// fate is how a message that was in flight ended.
+type fate int
+
+const (
+	handled fate = iota
+	failed
+	rejected
+)
+
+// settle closes the account of n messages in flight.
+func (s *Socket) settle(n int, as fate) {
+	ending := isClosed(s.r.asked)
+	s.count(func(c *SocketReport) {
+		c.InFlight -= n
+		switch as {
+		case rejected:
+			c.Rejected += n
+		case failed:
+			c.Failed += n
+		case handled:
+			c.Handled += n
+			if ending {
+				c.Drained += n
+			}
+		}
+	})
+}
+
 // endless says that the socket's stream has no end to wait for: one empty moment is all a drain asks of it.
 func (s *Socket) endless() bool {
 	switch s.typ {

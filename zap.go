@@ -20,28 +20,32 @@ const zapEndpoint = "inproc://zeromq.zap.01"
 // guardZAP sees to it that nobody gets into raw, which is about to be bound or connected, unauthenticated.
 func (r *Runner) guardZAP(raw *zmq4.Socket) error {
 	asks, err := asksZAP(raw)
-	if err != nil || !asks || r.zapGuard != nil {
+	if err != nil || !asks {
 		return err
 	}
-	guard, err := r.context.NewSocket(zmq4.REP)
-	if err != nil {
-		return err
-	}
-	guard.SetLinger(0)
-	switch err := guard.Bind(zapEndpoint); {
-	case err != nil:
-		guard.Close()
-		if zmq4.AsErrno(err) == zmq4.EADDRINUSE {
-			return nil // the real one is there
+	fresh := r.zapGuard == nil
+	if fresh {
+		guard, err := r.context.NewSocket(zmq4.REP)
+		if err != nil {
+			return err
 		}
-		return err
-	case r.isUsed():
-		guard.Unbind(zapEndpoint)
-		guard.Close()
-		return errZAP
+		guard.SetLinger(0)
+		if err := guard.Bind(zapEndpoint); err != nil {
+			guard.Close()
+			if zmq4.AsErrno(err) == zmq4.EADDRINUSE {
+				return nil // the real one is there
+			}
+			return err
+		}
+		r.zapGuard = guard
 	}
-	r.zapGuard = guard
-	return nil
+	if !r.isUsed() {
+		return nil // the real one may come until Run
+	}
+	if fresh {
+		r.dropZAPGuard()
+	}
+	return errZAP
 }
 
 var errZAP = errors.New("it has a ZAP domain and nothing serves " + zapEndpoint + " in the Runner's context, so every peer " +
@@ -60,15 +64,8 @@ func (r *Runner) dropZAPGuard() {
 // checkZAP refuses to run sockets that ask for authentication where nobody answers.
 func (r *Runner) checkZAP(sockets []*Socket) error {
 	for _, s := range sockets {
-		err := r.guardZAP(s.raw)
-		if errors.Is(err, errZAP) {
-			return fmt.Errorf("socket %q: %w", s.name, errZAP)
-		}
-		if err != nil {
-			return fmt.Errorf("security of socket %q: %w", s.name, err)
-		}
-		if asks, _ := asksZAP(s.raw); asks && r.zapGuard != nil {
-			return fmt.Errorf("socket %q: %w", s.name, errZAP)
+		if err := r.guardZAP(s.raw); err != nil {
+			return fmt.Errorf("socket %q: %w", s.name, err)
 		}
 	}
 	return nil
