@@ -35,7 +35,7 @@ func (l *loop) isDrained() bool {
 	noisy, untold := false, false
 	for _, s := range l.sockets {
 		missing := s.quietMissing()
-		noisy = noisy || s.awaiting || missing > oneMoreLook || missing > 0 && !late || s.shutFront() && readable(s.raw)
+		noisy = noisy || s.awaiting || missing > oneMoreLook || missing > 0 && !late || s.shutFront() && s.readable()
 		untold = untold || missing > oneMoreLook && now.Before(l.lateEnd(s))
 		if s.queued() > 0 && s.feedsOwn() || s.outstanding(now, l.r.opts.drainLimit) {
 			return false
@@ -53,7 +53,7 @@ func (l *loop) isDrained() bool {
 		if !s.waitedFor() {
 			continue
 		}
-		if readable(s.raw) {
+		if s.readable() {
 			return false
 		}
 		s.emptied = true
@@ -84,7 +84,7 @@ func (l *loop) lateEnd(s *Socket) time.Time {
 // seeEmpty notes an empty moment where Late begins with it. A REP with an open request has nothing to read, whatever
 // waits behind that.
 func (s *Socket) seeEmpty() {
-	if s.late == nil || s.emptied || readable(s.raw) {
+	if s.late == nil || s.emptied || s.readable() {
 		return
 	}
 	if c := s.report(); s.typ != zmq4.REP || c.InFlight+c.Queued == 0 {
@@ -134,10 +134,13 @@ func (l *loop) abandonBacklog() {
 	end := time.Now().Add(l.plan.sorting)
 	for _, s := range l.sockets {
 		for s.waitedFor() && l.told() == abandoning && time.Now().Before(end) {
-			if _, err := receive(s.raw, s.typ); err != nil {
+			if len(s.inbox.messages) == 0 && s.receive(turnMessages) != nil {
 				break
 			}
-			s.count(func(c *SocketReport) { c.Received++; c.Abandoned++ })
+			n := int64(len(s.inbox.messages))
+			s.inbox = inbox{}
+			s.received.Add(n)
+			s.abandoned.Add(n)
 		}
 	}
 	// Handlers that heed their cancelled context can still reply.

@@ -18,19 +18,32 @@ import (
 // crew is who runs handlers: the loop goroutine, or workers. It counts what is in flight.
 type crew struct {
 	loop     *loop
-	size     int                       // workers; 0: handlers run inline
-	jobs     chan *Message             // for the workers
-	busy     int                       // workers that have a message; the loop's own
-	inside   []atomic.Pointer[Message] // whose handler runs: on the loop goroutine first, then on the workers
-	deferred atomic.Int64              // messages whose handler will be followed by a Reply
+	size     int          // workers; 0: handlers run inline
+	jobs     chan job     // for the workers
+	busy     int          // workers that have a message; the loop's own
+	seats    []seat       // of the loop goroutine first, then of the workers
+	deferred atomic.Int64 // messages whose handler will be followed by a Reply
 
 	mu    sync.Mutex // guards what the loop is to hear of
 	done  int        // messages that workers are through with
 	moved []*Socket  // whose quiet begins anew
 }
 
+// job is a message, and who handles it. A call of a timer is one too; its message has no socket, and serves to tell it from others.
+type job struct {
+	message *Message
+	handler Handler
+	ctx     context.Context
+}
+
+// seat is where a handler runs, for others to see.
+type seat struct {
+	inside atomic.Pointer[Message] // that is being handled
+	since  atomic.Int64            // the loop's clock
+}
+
 func newCrew(l *loop, size int) *crew {
-	return &crew{loop: l, size: size, jobs: make(chan *Message, size), inside: make([]atomic.Pointer[Message], size+1)}
+	return &crew{loop: l, size: size, jobs: make(chan job, size), seats: make([]seat, size+1)}
 }
 
 // hire starts the workers.
@@ -44,24 +57,29 @@ func (c *crew) hire() {
 func (c *crew) dismiss() { close(c.jobs) }
 
 func (c *crew) work(place int) {
-	for m := range c.jobs {
-		m.since = time.Now()
-		c.handle(place, m)
-		c.hand(m.Socket)
+	for j := range c.jobs {
+		c.seats[place].since.Store(int64(c.loop.clock()))
+		c.handle(place, j)
+		c.hand(j.message.Socket)
 	}
 }
 
-// idle reports whether another message can be handled now.
-func (c *crew) idle() bool { return c.size == 0 || c.busy < c.size }
-
-// take has m handled: here and now, or by a worker.
-func (c *crew) take(m *Message) {
+// room is how many messages can be handed to the crew now, of so many.
+func (c *crew) room(most int) int {
 	if c.size == 0 {
-		c.handle(0, m)
+		return most
+	}
+	return min(most, c.size-c.busy)
+}
+
+// take has a message handled: here and now, or by a worker.
+func (c *crew) take(j job) {
+	if c.size == 0 {
+		c.handle(0, j)
 		return
 	}
 	c.busy++
-	c.jobs <- m // there is room: a worker is idle
+	c.jobs <- j // there is room: a worker is idle
 }
 
 // hand tells the loop that a worker is through with a message of s.
@@ -103,19 +121,19 @@ func (c *crew) news() bool {
 func (c *crew) inFlight() bool { return c.busy > 0 || c.deferred.Load() > 0 }
 
 // handle has one message handled at the given place.
-func (c *crew) handle(place int, m *Message) { c.settle(m, c.call(place, m)) }
+func (c *crew) handle(place int, j job) { c.settle(j.message, c.call(place, j)) }
 
 // call runs the handler, where a panic and Goexit are seen.
-func (c *crew) call(place int, m *Message) (err error) {
-	c.inside[place].Store(m)
+func (c *crew) call(place int, j job) (err error) {
+	c.seats[place].inside.Store(j.message)
 	returned := false
 	defer func() {
-		c.inside[place].Store(nil)
+		c.seats[place].inside.Store(nil)
 		if !returned {
-			c.escaped(place, m)
+			c.escaped(place, j.message)
 		}
 	}()
-	err = m.handler(m.ctx, m)
+	err = j.handler(j.ctx, j.message)
 	returned = true
 	return err
 }
@@ -137,7 +155,7 @@ func (c *crew) settle(m *Message, err error) {
 		err = nil // it was there before the handler returned
 	}
 	if s.typ == zmq4.REP && m.reply.CompareAndSwap(replyOpen, replyLate) {
-		s.push(outgoing{frames: [][]byte{nil}, reply: true}, nil)
+		s.push(outgoing{reply: true}, nil)
 		if err == nil {
 			err = errNoReply
 		}
@@ -205,9 +223,11 @@ func (c *crew) escaped(place int, m *Message) {
 
 // running returns the handlers that have not returned.
 func (c *crew) running() (running []RunningHandler) {
-	for i := range c.inside {
-		if m := c.inside[i].Load(); m != nil {
-			h := RunningHandler{RoutingID: m.routingID(), For: time.Since(m.since)}
+	now := int64(c.loop.clock())
+	for i := range c.seats {
+		since := c.seats[i].since.Load()
+		if m := c.seats[i].inside.Load(); m != nil {
+			h := RunningHandler{RoutingID: m.routingID(), For: time.Duration(now - since)}
 			if m.Socket != nil {
 				h.Socket = m.Socket.name
 			}

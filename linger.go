@@ -167,12 +167,15 @@ func (l *loop) closeSockets() {
 		}
 	}
 	l.doorman = nil
+	if l.batch != nil { // it was opened
+		l.batch.Clear()
+	}
 	l.r.dropZAPGuard()
 }
 
 // closeSocket closes s, and notes whether there was something to read.
 func (l *loop) closeSocket(s *Socket) {
-	if !l.looked && s.waitedFor() && readable(s.raw) {
+	if !l.looked && s.waitedFor() && s.readable() {
 		s.count(func(c *SocketReport) { c.Backlog = true })
 	}
 	s.shut()
@@ -194,9 +197,14 @@ func (s *Socket) shut() {
 	s.mu.Lock()
 	s.counts.Unsent += s.outbox.size + d.holding
 	s.counts.Queued, s.outbox.size = 0, 0
-	s.outbox.queue = nil
+	s.outbox.queue.dropAll()
 	s.mu.Unlock()
-	d.taken, d.held, d.holding = nil, nil, 0
+	d.taken.dropAll()
+	for _, p := range d.held {
+		p.queue.dropAll()
+	}
+	d.held, d.holding = nil, 0
+	s.inbox = inbox{}
 }
 
 // lingers returns when the longest linger of the sockets that may have held something is over.

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"sync/atomic"
-	"time"
 
 	"github.com/pebbe/zmq4"
 )
@@ -29,12 +28,16 @@ type Message struct {
 	Socket *Socket  // where it arrived
 	Frames [][]byte // the body; the handler owns it for ever
 
-	envelope [][]byte
-	reply    atomic.Int32 // one of the reply states
-	handler  Handler
-	ctx      context.Context // for the handler
-	since    time.Time       // when it was called
-	late     bool            // it goes to the socket's Late
+	from  sender
+	reply atomic.Int32 // one of the reply states
+	late  bool         // it goes to the socket's Late
+	few   [2][]byte    // the Frames of most messages, which so need no memory of their own
+}
+
+// sender is the envelope of a ROUTER's message: who it came from.
+type sender struct {
+	id        []byte // the routing id, which is never empty; nil on all other types
+	delimited bool   // a REQ's empty frame follows it
 }
 
 // The states of a message's reply.
@@ -45,25 +48,34 @@ const (
 	replyLate     // REP: the handler has returned, and an empty reply went out in its place
 )
 
-// splitEnvelope tells what a ROUTER put before a message, and what its peer put there for the way back,
-// from the message itself. The routing id is always envelope. An empty frame directly behind it is the
+// add adds the next part that arrived, which tells what a ROUTER put before a message, and what its peer put there for
+// the way back, from the message itself. The routing id is always envelope. An empty frame directly behind it is the
 // delimiter of a REQ, unless it is the last: then it is what a DEALER sent. Behind another broker the
 // body begins with the next routing id.
-func splitEnvelope(t zmq4.Type, frames [][]byte) (envelope, body [][]byte) {
-	n := 0
-	if t == zmq4.ROUTER {
-		n = 1
-		if len(frames) > 2 && len(frames[1]) == 0 {
-			n = 2
-		}
+func (m *Message) add(part []byte, last bool) {
+	switch {
+	case m.Frames == nil && m.from.id == nil && m.Socket.typ == zmq4.ROUTER:
+		m.from.id = part
+	case m.Frames == nil && m.from.id != nil && !m.from.delimited && len(part) == 0 && !last:
+		m.from.delimited = true
+	case m.Frames == nil:
+		m.Frames = append(m.few[:0], part)
+	default:
+		m.Frames = append(m.Frames, part)
 	}
-	// A handler that appends to the envelope must not write over its own body.
-	return frames[:n:n], frames[n:]
 }
 
 // Envelope returns what Reply puts in front of its frames: on ROUTER the routing id of the peer, and the
-// empty delimiter if there was one. It is empty on all other types. The slice must not be changed.
-func (m *Message) Envelope() [][]byte { return m.envelope }
+// empty delimiter if there was one. It is empty on all other types. The frames must not be changed.
+func (m *Message) Envelope() [][]byte {
+	switch {
+	case m.from.id == nil:
+		return nil
+	case m.from.delimited:
+		return [][]byte{m.from.id, {}}
+	}
+	return [][]byte{m.from.id}
+}
 
 // Reply sends frames back the way the message came; without frames, one empty frame. It copies them, puts
 // them on the socket's outbox and returns: it never blocks, and any goroutine may call it. REP, ROUTER,
@@ -83,11 +95,7 @@ func (m *Message) Reply(frames ...[]byte) error {
 		}
 		return fmt.Errorf("zmqgrace: reply on socket %q: the message was already replied to", s.name)
 	}
-	if len(frames) == 0 {
-		frames = [][]byte{nil}
-	}
-	out := outgoing{frames: copyFrames(m.envelope, frames), reply: true}
-	err := s.push(out, s)
+	err := s.push(outgoing{to: m.from, frames: frames, reply: true}, s)
 	if deferred {
 		s.r.loop.crew.replied(m, err)
 	}
@@ -98,12 +106,7 @@ func (m *Message) Reply(frames ...[]byte) error {
 }
 
 // routingID is the peer's, in hex; empty where there is none.
-func (m *Message) routingID() string {
-	if len(m.envelope) == 0 {
-		return ""
-	}
-	return hex.EncodeToString(m.envelope[0])
-}
+func (m *Message) routingID() string { return hex.EncodeToString(m.from.id) }
 
 func canReceive(t zmq4.Type) bool { return t != zmq4.PUSH && t != zmq4.PUB }
 
@@ -115,25 +118,4 @@ func canReply(t zmq4.Type) bool {
 		return true
 	}
 	return false
-}
-
-// copyFrames copies a message into one piece of memory.
-func copyFrames(envelope, body [][]byte) [][]byte {
-	size := 0
-	for _, f := range envelope {
-		size += len(f)
-	}
-	for _, f := range body {
-		size += len(f)
-	}
-	buf := make([]byte, 0, size)
-	frames := make([][]byte, 0, len(envelope)+len(body))
-	for _, part := range [2][][]byte{envelope, body} {
-		for _, f := range part {
-			from := len(buf)
-			buf = append(buf, f...)
-			frames = append(frames, buf[from:len(buf):len(buf)])
-		}
-	}
-	return frames
 }

@@ -16,6 +16,15 @@ func frames(parts ...string) (all [][]byte) {
 	return all
 }
 
+// arrived is the message that a socket makes of the frames that it received.
+func arrived(typ zmq4.Type, frames [][]byte) *Message {
+	m := &Message{Socket: &Socket{typ: typ}}
+	for i, f := range frames {
+		m.add(f, i == len(frames)-1)
+	}
+	return m
+}
+
 func sameFrames(a, b [][]byte) bool { return slices.EqualFunc(a, b, bytes.Equal) }
 
 func TestTheEnvelopeIsTheRoutingIDAndTheDelimiterBehindIt(t *testing.T) {
@@ -36,7 +45,8 @@ func TestTheEnvelopeIsTheRoutingIDAndTheDelimiterBehindIt(t *testing.T) {
 		{"two delimiters", frames("id", "", "", "hello"), frames("id", ""), frames("", "hello")},
 		{"nothing but the id", frames("id"), frames("id"), nil},
 	} {
-		envelope, body := splitEnvelope(zmq4.ROUTER, c.message)
+		m := arrived(zmq4.ROUTER, c.message)
+		envelope, body := m.Envelope(), m.Frames
 		if !sameFrames(envelope, c.envelope) || !sameFrames(body, c.body) {
 			t.Errorf("%s: the envelope is %q, the body %q", c.name, envelope, body)
 		}
@@ -45,19 +55,19 @@ func TestTheEnvelopeIsTheRoutingIDAndTheDelimiterBehindIt(t *testing.T) {
 		if typ == zmq4.ROUTER {
 			continue
 		}
-		if envelope, body := splitEnvelope(typ, frames("a", "", "b")); len(envelope) != 0 || len(body) != 3 {
-			t.Errorf("%v: the envelope is %q, the body %q", typ, envelope, body)
+		if m := arrived(typ, frames("a", "", "b")); len(m.Envelope()) != 0 || len(m.Frames) != 3 {
+			t.Errorf("%v: the envelope is %q, the body %q", typ, m.Envelope(), m.Frames)
 		}
 	}
 }
 
 func TestAppendingToTheEnvelopeLeavesTheBodyAlone(t *testing.T) {
 	for _, typ := range []zmq4.Type{zmq4.ROUTER, zmq4.DEALER} {
-		envelope, body := splitEnvelope(typ, frames("id", "", "hello"))
-		want := slices.Clone(body)
-		_ = append(envelope, []byte("intruder"))
-		if !sameFrames(body, want) {
-			t.Errorf("%v: the body became %q", typ, body)
+		m := arrived(typ, frames("id", "", "hello"))
+		want := slices.Clone(m.Frames)
+		_ = append(m.Envelope(), []byte("intruder"))
+		if !sameFrames(m.Frames, want) {
+			t.Errorf("%v: the body became %q", typ, m.Frames)
 		}
 	}
 }
@@ -79,12 +89,10 @@ func FuzzSplitEnvelope(f *testing.F) {
 		if router {
 			typ = zmq4.ROUTER
 		}
-		envelope, body := splitEnvelope(typ, message)
+		m := arrived(typ, message)
+		envelope, body := m.Envelope(), m.Frames
 		if !sameFrames(append(slices.Clone(envelope), body...), whole) {
 			t.Fatalf("%q became envelope %q and body %q", whole, envelope, body)
-		}
-		if cap(envelope) != len(envelope) {
-			t.Fatal("the envelope has room that is the body's")
 		}
 		if !router && len(envelope) != 0 {
 			t.Fatalf("a DEALER has the envelope %q", envelope)
@@ -95,28 +103,28 @@ func FuzzSplitEnvelope(f *testing.F) {
 		if router && len(whole) > 1 && len(body) == 0 {
 			t.Fatalf("%q has no body", whole)
 		}
-		if reply := copyFrames(envelope, body); !sameFrames(reply, whole) {
+		if len(body) == 0 {
+			return // a reply has at least one frame
+		}
+		var q queue
+		q.add(outgoing{to: m.from, frames: body})
+		if reply, _ := q.chunks[0].firstParts(); !sameFrames(reply, whole) {
 			t.Fatalf("%q was copied as %q", whole, reply)
 		}
 	})
 }
 
-func TestCopiedFramesShareNothing(t *testing.T) {
-	envelope, body := frames("id", ""), frames("hello", "", "world")
-	got := copyFrames(envelope, body)
-	for _, f := range append(envelope, body...) {
+func TestQueuedFramesShareNothing(t *testing.T) {
+	id, body := []byte("id"), frames("hello", "", "world")
+	var q queue
+	q.add(outgoing{to: sender{id, true}, frames: body})
+	for _, f := range append(body, id) {
 		for i := range f {
 			f[i] = 'X'
 		}
 	}
-	if !sameFrames(got, frames("id", "", "hello", "", "world")) {
+	got, _ := q.chunks[0].firstParts()
+	if want := frames("id", "", "hello", "", "world"); !sameFrames(got, want) {
 		t.Errorf("the copy changed to %q", got)
-	}
-	_ = append(got[0], "intruder"...)
-	if !sameFrames(got, frames("id", "", "hello", "", "world")) {
-		t.Errorf("appending to one frame changed the next: %q", got)
-	}
-	if got := copyFrames(nil, nil); len(got) != 0 {
-		t.Errorf("a copy of nothing is %q", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pebbe/zmq4"
+	"github.com/zmqgrace/zmqgrace/internal/libzmq"
 )
 
 const (
@@ -23,16 +24,10 @@ const (
 	retryTick = time.Millisecond
 )
 
-// outgoing is one whole message on its way out.
-type outgoing struct {
-	frames [][]byte
-	reply  bool // a Reply: its peer may go on with another request, so quiet begins anew when it leaves
-}
-
 // outbox is where handlers and other goroutines leave messages for the loop to send. The socket's mutex
 // guards it.
 type outbox struct {
-	queue  []outgoing    // that the loop has not taken yet
+	queue  queue         // that the loop has not taken yet
 	size   int           // of the queue and of what the loop has taken and not sent
 	limit  int           // the socket's SNDHWM; 0: none
 	room   chan struct{} // closed when there is room again; nil when nobody waits
@@ -79,13 +74,11 @@ func (s *Socket) send(ctx context.Context, frames [][]byte) error {
 	if s.typ == zmq4.ROUTER && len(frames) < 2 {
 		return errors.New("a ROUTER needs the routing id of the peer and at least one more frame")
 	}
-	if len(frames) == 0 {
-		frames = [][]byte{nil}
-	}
-	out := outgoing{frames: copyFrames(nil, frames)}
+	out := outgoing{frames: frames}
 	if source, ok := callerOf(ctx, s.r); ok {
 		return s.push(out, source)
 	}
+	s.prepare(&out)
 	for {
 		room, err := s.tryPush(out)
 		if room == nil {
@@ -94,56 +87,69 @@ func (s *Socket) send(ctx context.Context, frames [][]byte) error {
 		select {
 		case <-room:
 		case <-ctx.Done():
+			out.free()
 			return context.Cause(ctx)
 		}
 	}
 }
 
+// prepare does what need not be done under the mutex.
+func (s *Socket) prepare(out *outgoing) {
+	if s.handle.Valid() {
+		out.copyLarge()
+	}
+}
+
 // push puts out on the outbox however full it is; if it is full then, source is paused until there is room.
 func (s *Socket) push(out outgoing, source *Socket) error {
+	s.prepare(&out)
 	s.mu.Lock()
 	if s.outbox.shut {
 		s.mu.Unlock()
+		out.free()
 		return ErrClosed
 	}
-	s.add(out)
-	// A ROUTER sets what a slow peer can't take aside, one peer at a time, and pauses nobody.
-	if s.outbox.full() && source != nil && s.typ != zmq4.ROUTER && !slices.Contains(s.outbox.paused, source) {
-		source.pauses.Add(1)
-		s.outbox.paused = append(s.outbox.paused, source)
-	}
+	s.outbox.queue.add(out)
+	s.added(1, source)
 	s.mu.Unlock()
 	s.r.loop.notice(s)
 	return nil
 }
 
+// added counts what was put on the outbox for source. The caller holds the mutex.
+func (s *Socket) added(n int, source *Socket) {
+	s.outbox.size += n
+	// A ROUTER sets what a slow peer can't take aside, one peer at a time, and pauses nobody.
+	if s.outbox.full() && source != nil && s.typ != zmq4.ROUTER && !slices.Contains(s.outbox.paused, source) {
+		source.pauses.Add(1)
+		s.outbox.paused = append(s.outbox.paused, source)
+	}
+}
+
 // tryPush puts out on the outbox if there is room. Otherwise it returns a channel that is closed when it is
 // worth trying again.
 func (s *Socket) tryPush(out outgoing) (room <-chan struct{}, err error) {
-	running := s.r.Phase() != Idle
+	idle := s.r.Phase() == Idle
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.outbox.shut:
-		return nil, ErrClosed
-	case !s.outbox.full():
-		s.add(out)
+	if !s.outbox.shut && !s.outbox.full() {
+		s.outbox.queue.add(out)
+		s.added(1, nil)
 		s.r.loop.notice(s)
 		return nil, nil
-	case !running:
-		return nil, ErrFull
-	case s.outbox.hopeless:
+	}
+	switch {
+	case s.outbox.shut, s.outbox.hopeless:
+		out.free()
 		return nil, ErrClosed
+	case idle:
+		out.free()
+		return nil, ErrFull
 	}
 	if s.outbox.room == nil {
 		s.outbox.room = make(chan struct{})
 	}
 	return s.outbox.room, nil
-}
-
-func (s *Socket) add(out outgoing) {
-	s.outbox.queue = append(s.outbox.queue, out)
-	s.outbox.size++
 }
 
 // release lets those go on that wait for room. The caller holds the mutex.
@@ -182,7 +188,7 @@ func (s *Socket) shutOutbox() {
 
 // delivery is the loop's side of an outbox: what it has taken and libzmq has not.
 type delivery struct {
-	taken   []outgoing
+	taken   queue
 	held    map[string]*heldPeer // ROUTER: peers at their high-water mark, by routing id
 	holding int                  // messages held
 	retried time.Time            // when the held were last tried
@@ -195,7 +201,7 @@ type delivery struct {
 }
 
 // pending reports whether something waits for libzmq to take it.
-func (d *delivery) pending() bool { return len(d.taken) > 0 || d.holding > 0 }
+func (d *delivery) pending() bool { return !d.taken.empty() || d.holding > 0 }
 
 // tally is what became of messages in one delivery.
 type tally struct {
@@ -207,6 +213,12 @@ type tally struct {
 	replied    bool
 }
 
+// add counts what libzmq has taken.
+func (t *tally) add(sent libzmq.Progress) {
+	t.sent += sent.Messages
+	t.replied = t.replied || sent.Marked > 0
+}
+
 // deliver hands to libzmq what it takes of the outbox, without blocking. Only the owner of the socket calls it.
 func (s *Socket) deliver(now time.Time) {
 	d := &s.delivery
@@ -215,9 +227,7 @@ func (s *Socket) deliver(now time.Time) {
 	}
 	s.mu.Lock()
 	s.noticed.Store(false)
-	d.taken = append(d.taken, s.outbox.queue...)
-	clear(s.outbox.queue)
-	s.outbox.queue = s.outbox.queue[:0]
+	d.taken.takeAll(&s.outbox.queue)
 	s.mu.Unlock()
 
 	var t tally
@@ -252,45 +262,32 @@ func (s *Socket) sendInOrder(now time.Time, t *tally) {
 	if d.patient && !d.nodrop && !now.Before(d.lossyUntil) {
 		d.nodrop = s.raw.SetXpubNodrop(true) == nil
 	}
-sending:
-	for _, out := range d.taken {
-		if s.awaiting {
-			break // a REQ takes its next request when it has the answer to the last
-		}
-		err := send(s.raw, s.typ, out.frames)
-		if isAgain(err) {
-			if !d.nodrop || now.Sub(d.moved) < peerPatience {
-				break
-			}
-			// One subscriber has held up all the others for long enough.
-			if s.raw.SetXpubNodrop(false) != nil {
-				break
-			}
-			d.nodrop, d.lossyUntil = false, now.Add(lossyTime)
-			err = send(s.raw, s.typ, out.frames)
+	for !d.taken.empty() && !s.awaiting { // a REQ takes its next request when it has the answer to the last
+		sent, err := d.taken.send(s, s.typ == zmq4.REQ)
+		t.add(sent)
+		t.off += sent.Messages
+		s.awaiting = s.typ == zmq4.REQ && sent.Messages > 0
+		if sent.Messages > 0 {
+			d.moved = now
 		}
 		switch {
 		case err == nil:
-			t.sent++
-			t.replied = t.replied || out.reply
-			s.awaiting = s.typ == zmq4.REQ
+		case isAgain(err):
+			if !d.nodrop || now.Sub(d.moved) < peerPatience {
+				return
+			}
+			// One subscriber has held up all the others for long enough.
+			if s.raw.SetXpubNodrop(false) != nil {
+				return
+			}
+			d.nodrop, d.lossyUntil = false, now.Add(lossyTime)
 		case s.r.loop.fatal(err):
-			break sending
+			return
 		default:
+			d.taken.dropFirst()
+			t.off++
 			t.unsent++
 			s.warn("a message could not be sent", err)
 		}
-		t.off++
-	}
-	d.drop(t.off)
-}
-
-// drop removes the first n messages taken. The rest is not moved: a long outbox leaves in many small deliveries.
-func (d *delivery) drop(n int) {
-	clear(d.taken[:n])
-	if n == len(d.taken) {
-		d.taken = d.taken[:0]
-	} else {
-		d.taken = d.taken[n:]
 	}
 }

@@ -1,6 +1,7 @@
 package zmqgrace
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -58,38 +59,163 @@ func (r *Runner) Proxy(frontend, backend *Socket) error {
 	return nil
 }
 
-// forward passes on a message that a proxied socket received.
-func (s *Socket) forward(frames [][]byte) {
+// forward passes on what a proxied socket has to read: at most that many messages. Where nothing waits for the other side
+// they do not come to Go at all.
+func (s *Socket) forward(most int) (done int, err error) {
+	if s.inbox.dry {
+		s.inbox.dry = false
+		return 0, eagain
+	}
+	k, now := s.link, time.Now()
+	if !s.handle.Valid() {
+		frames, err := receivePortable(s.raw, s.typ)
+		if err != nil {
+			return 0, err
+		}
+		var c chunk
+		for i, f := range frames {
+			c.add(f, i == len(frames)-1, false)
+		}
+		s.received.Add(1)
+		s.relay(&c, now)
+		return 1, nil
+	}
+	if isGone(s.raw) {
+		return 0, zmq4.ErrorSocketClosed
+	}
+	batch := s.r.loop.batch
+	atOnce := k.to.takesAtOnce()
+	if atOnce {
+		done, err = batch.Forward(s.handle, k.to.handle, swallows(k.to.typ), k.tracks(), most)
+		s.received.Add(int64(done))
+		k.to.tookAtOnce(done, !k.front)
+	} else {
+		_, err = batch.Receive(s.handle, k.to.roomFor(most), aloneBytes)
+	}
+	rest := chunk{frames: batch.Frames(), data: batch.Data()}
+	if k.tracks() && done > 0 {
+		s.passed(&rest, done, now)
+	} else {
+		s.settle(done, handled)
+	}
+	stuck := atOnce && rest.frame < len(rest.frames) // so the error says why that was not sent
+	for ; rest.frame < len(rest.frames); done++ {
+		s.received.Add(1)
+		s.relay(&rest, now)
+	}
+	s.inbox.dry = isAgain(err) && !stuck
+	if done > 0 {
+		s.touch()
+		err = nil // if it is one that stays, it will come again
+	}
+	return done, err
+}
+
+// tracks reports whether the proxy counts unanswered requests.
+func (k *link) tracks() bool { return k.owed != nil || k.to.link.owed != nil }
+
+// takesAtOnce reports whether libzmq can be given messages for the socket past its outbox.
+func (s *Socket) takesAtOnce() bool {
+	d := &s.delivery
+	return s.handle.Valid() && !s.closed && !isGone(s.raw) && s.queued() == 0 && d.patient == d.nodrop
+}
+
+// tookAtOnce counts what libzmq was given past the outbox.
+func (s *Socket) tookAtOnce(n int, replies bool) {
+	if n == 0 {
+		return
+	}
+	if replies {
+		s.touch()
+	}
+	s.count(func(c *SocketReport) { c.Sent += n })
+}
+
+// roomFor is how many messages, of so many, the outbox takes before it is full; at least one.
+func (s *Socket) roomFor(most int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.typ == zmq4.ROUTER || s.outbox.limit == 0 {
+		return most
+	}
+	return max(1, min(most, s.outbox.limit-s.outbox.size))
+}
+
+// relay puts the next of the messages that were received on the outbox of the other side.
+func (s *Socket) relay(c *chunk, now time.Time) {
 	k := s.link
-	if err := k.to.push(outgoing{frames: frames, reply: !k.front}, s); err != nil {
+	frames, data := c.first()
+	c.frame += len(frames)
+	c.at += len(data)
+	id := ""
+	if k.tracks() {
+		id = string(bytesOf(&frames[0], data))
+	}
+	if !k.front {
+		frames[len(frames)-1].Mark()
+	}
+	to := k.to
+	to.mu.Lock()
+	shut := to.outbox.shut
+	if !shut {
+		to.outbox.queue.addFrames(frames, data)
+		to.added(1, s)
+	}
+	to.mu.Unlock()
+	if shut {
+		freeAll(frames)
 		s.settle(1, failed)
 		return
 	}
-	if k.owed != nil {
-		k.owe(string(frames[0]))
-		return // in flight until its answer passes
+	s.r.loop.notice(to)
+	s.account(id, 1, now)
+}
+
+// passed accounts for messages that have left, whose first parts are the next in c.
+func (s *Socket) passed(c *chunk, n int, now time.Time) {
+	run := 0 // of messages with the same first part
+	var last []byte
+	for range n {
+		id := bytesOf(&c.frames[c.frame], c.data[c.at:])
+		if run > 0 && !bytes.Equal(id, last) {
+			s.account(string(last), run, now)
+			run = 0
+		}
+		last = id
+		run++
+		c.frame++
+		c.at += len(id)
 	}
-	s.settle(1, handled)
-	if back := k.to.link; back.owed != nil {
-		k.to.answered(string(frames[0]))
+	s.account(string(last), run, now)
+}
+
+// account notes that n messages from or to a peer were passed on.
+func (s *Socket) account(id string, n int, now time.Time) {
+	if s.link.owed != nil {
+		s.link.owe(id, n, now)
+		return // in flight until their answers pass
+	}
+	s.settle(n, handled)
+	if s.link.to.link.owed != nil {
+		s.link.to.answered(id, n)
 	}
 }
 
-func (k *link) owe(id string) {
+func (k *link) owe(id string, n int, now time.Time) {
 	p := k.owed[id]
 	if p == nil {
 		p = &owedPeer{}
 		k.owed[id] = p
 	}
-	p.n++
-	p.since = time.Now()
-	k.total++
+	p.n += n
+	p.since = now
+	k.total += n
 }
 
-// answered counts an answer to a frontend's peer. Some peers send what nobody asked for.
-func (s *Socket) answered(id string) {
-	if s.link.owed[id] != nil {
-		s.settleOwed(id, 1, handled)
+// answered counts answers to a frontend's peer. Some peers send what nobody asked for.
+func (s *Socket) answered(id string, n int) {
+	if p := s.link.owed[id]; p != nil {
+		s.settleOwed(id, min(n, p.n), handled)
 	}
 }
 

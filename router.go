@@ -7,7 +7,7 @@ const peerMemory = 64 << 20
 
 // heldPeer is a peer of a ROUTER at its high-water mark, and what it is owed.
 type heldPeer struct {
-	queue []outgoing
+	queue queue
 	bytes int
 	since time.Time // when it last took something
 	lost  bool      // it took nothing for too long: what comes for it is dropped until it takes again
@@ -24,53 +24,74 @@ func (s *Socket) route(now time.Time, t *tally) {
 			s.retry(id, p, now, t)
 		}
 	}
-	for _, out := range d.taken {
-		id := out.frames[0]
-		p := d.held[string(id)]
-		if p != nil && !p.lost {
-			t.off++
-		} else {
-			err := s.offer(out, t)
-			if s.r.loop.broken != nil {
-				break // nothing goes any more: what is left is unsent
-			}
-			t.off++
-			switch {
-			case err == nil:
-				delete(d.held, string(id)) // it takes again
-				continue
-			case isAgain(err) && p != nil:
-				t.dropped++
-				continue
-			case isAgain(err):
-				p = &heldPeer{since: now}
-				if d.held == nil {
-					d.held = make(map[string]*heldPeer)
-				}
-				d.held[string(id)] = p
-			default:
-				t.unroutable++
-				delete(d.held, string(id))
-				s.unowe(string(id))
+	for !d.taken.empty() {
+		some := len(d.held) > 0 // of it may be for those who can't take it, so one at a time
+		var id string
+		if some {
+			id = string(d.taken.firstPart())
+			if p := d.held[id]; p != nil && !p.lost {
+				s.hold(p, now, t)
 				continue
 			}
 		}
-		p.queue = append(p.queue, out)
-		p.bytes += out.bytes()
-		d.holding++
-		if p.bytes > peerMemory {
-			t.dropped += d.forget(p)
-			p.lost, p.since = true, now
+		sent, err := s.offer(&d.taken, some, t)
+		t.off += sent
+		switch {
+		case s.r.loop.broken != nil:
+			return // nothing goes any more: what is left is unsent
+		case err != nil:
+			s.refused(err, now, t)
+		case some:
+			delete(d.held, id) // it takes again
 		}
 	}
-	d.drop(t.off)
+}
+
+// refused deals with the first message, which libzmq did not take.
+func (s *Socket) refused(err error, now time.Time, t *tally) {
+	d := &s.delivery
+	id := string(d.taken.firstPart())
+	p := d.held[id]
+	switch {
+	case !isAgain(err):
+		d.taken.dropFirst()
+		t.off++
+		t.unroutable++
+		delete(d.held, id)
+		s.unowe(id)
+	case p != nil: // lost
+		d.taken.dropFirst()
+		t.off++
+		t.dropped++
+	default:
+		p = &heldPeer{since: now}
+		if d.held == nil {
+			d.held = make(map[string]*heldPeer)
+		}
+		d.held[id] = p
+		s.hold(p, now, t)
+	}
+}
+
+// hold sets the first message aside for its peer.
+func (s *Socket) hold(p *heldPeer, now time.Time, t *tally) {
+	d := &s.delivery
+	p.bytes += d.taken.firstSize()
+	d.taken.moveFirst(&p.queue)
+	d.holding++
+	t.off++
+	if p.bytes > peerMemory {
+		t.dropped += d.forget(p)
+		p.lost, p.since = true, now
+	}
 }
 
 // retry sends to a held peer what it takes by now.
 func (s *Socket) retry(id string, p *heldPeer, now time.Time, t *tally) {
 	d := &s.delivery
-	for len(p.queue) > 0 {
-		err := s.offer(p.queue[0], t)
+	for !p.queue.empty() {
+		size := p.queue.firstSize()
+		_, err := s.offer(&p.queue, true, t)
 		if isAgain(err) {
 			if now.Sub(p.since) >= peerPatience {
 				t.dropped += d.forget(p)
@@ -86,9 +107,7 @@ func (s *Socket) retry(id string, p *heldPeer, now time.Time, t *tally) {
 			s.unowe(id)
 			break
 		}
-		p.bytes -= p.queue[0].bytes()
-		p.queue[0] = outgoing{}
-		p.queue = p.queue[1:]
+		p.bytes -= size
 		p.since = now
 		d.holding--
 	}
@@ -98,37 +117,32 @@ func (s *Socket) retry(id string, p *heldPeer, now time.Time, t *tally) {
 	}
 }
 
-// offer tries to send one message. A plain send looks for news of the peers only once in a while
-// (socket_base.cpp, process_commands); reading ZMQ_EVENTS always does, so a peer that has read meanwhile is
+// offer tries to send: one message, or as many as go, and returns how many went. A plain send looks for news of the peers only once in
+// a while (socket_base.cpp, process_commands); reading ZMQ_EVENTS always does, so a peer that has read meanwhile is
 // not taken for a full one.
-func (s *Socket) offer(out outgoing, t *tally) error {
-	err := send(s.raw, s.typ, out.frames)
+func (s *Socket) offer(q *queue, one bool, t *tally) (messages int, err error) {
+	sent, err := q.send(s, one)
+	messages = sent.Messages
+	t.add(sent)
 	if isAgain(err) && !s.delivery.fresh {
 		s.delivery.fresh = true // once a delivery will do
 		if _, err = s.raw.GetEvents(); err == nil {
-			err = send(s.raw, s.typ, out.frames)
+			sent, err = q.send(s, one)
+			messages += sent.Messages
+			t.add(sent)
 		}
 	}
-	if err == nil {
-		t.sent++
-		t.replied = t.replied || out.reply
-	} else {
+	if err != nil {
 		s.r.loop.fatal(err)
 	}
-	return err
+	return messages, err
 }
 
 // forget gives up what a peer is owed, and returns how many messages that was.
 func (d *delivery) forget(p *heldPeer) int {
-	n := len(p.queue)
+	n := p.queue.messages
 	d.holding -= n
-	p.queue, p.bytes = nil, 0
-	return n
-}
-
-func (o outgoing) bytes() (n int) {
-	for _, f := range o.frames {
-		n += len(f)
-	}
+	p.queue.dropAll()
+	p.bytes = 0
 	return n
 }

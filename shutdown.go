@@ -47,6 +47,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pebbe/zmq4"
@@ -74,7 +75,8 @@ type Runner struct {
 	signaled bool // once, so the next one forces the end
 	plan     plan
 
-	asked  chan struct{} // closed when the end is asked for
+	ending atomic.Bool   // the end has been asked for
+	asked  chan struct{} // closed then
 	forced chan struct{} // closed when it is to be at once
 	fallen chan struct{} // closed when a panic is on its way up
 	done   chan struct{} // closed when Run has its result
@@ -388,6 +390,7 @@ func (r *Runner) ask(cause error) {
 	if r.cause == nil {
 		r.cause = cause
 		r.askedAt = time.Now()
+		r.ending.Store(true)
 		close(r.asked)
 		for _, s := range r.sockets {
 			s.count(func(c *SocketReport) { c.droppedBefore = c.Dropped })

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pebbe/zmq4"
+	"github.com/zmqgrace/zmqgrace/internal/libzmq"
 )
 
 // A Socket is a ZeroMQ socket that a [Runner] owns. Where a method does not say that any goroutine may
@@ -18,7 +19,8 @@ import (
 // goroutine, which runs the handlers: a ZeroMQ socket that two goroutines touch crashes.
 type Socket struct {
 	r       *Runner
-	raw     *zmq4.Socket // kept while libzmq knows it: pebbe's finalizer closes a socket that nobody references
+	raw     *zmq4.Socket  // kept while libzmq knows it: pebbe's finalizer closes a socket that nobody references
+	handle  libzmq.Handle // of raw, for the fast way in and out; see wire.go
 	typ     zmq4.Type
 	name    string
 	linger  time.Duration // -1: all the budget
@@ -35,7 +37,12 @@ type Socket struct {
 
 	asleep atomic.Bool // Pause
 
+	// What became of the messages received, but for those in flight, which are the rest. Each is a step behind the one
+	// before: see report.
+	received, handled, drained, failed, rejected, abandoned atomic.Int64
+
 	// The loop's own.
+	inbox     inbox
 	polledFor zmq4.State    // what the poller looks for
 	owing     bool          // it is among the loop's owing
 	mark      time.Duration // the loop's waited time at the last activity: quiet is counted from there
@@ -148,7 +155,7 @@ func (r *Runner) own(raw *zmq4.Socket, t zmq4.Type, so socketOptions) (*Socket, 
 			return nil, err
 		}
 	}
-	s := &Socket{r: r, raw: raw, typ: t, name: so.name, linger: so.linger, quiet: so.quiet, late: so.late, goodbye: so.goodbye}
+	s := &Socket{r: r, raw: raw, handle: handleOf(raw), typ: t, name: so.name, linger: so.linger, quiet: so.quiet, late: so.late, goodbye: so.goodbye}
 	s.counts = SocketReport{Name: so.name, Type: t, linger: so.linger}
 	if err := s.readHighWaterMark(); err != nil {
 		return nil, err
@@ -273,10 +280,19 @@ func (s *Socket) Resume() {
 // report is a copy of the socket's counts at this moment.
 func (s *Socket) report() SocketReport {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	c := s.counts
 	c.Endpoints = slices.Clone(c.Endpoints)
 	c.Queued += s.outbox.size
+	s.mu.Unlock()
+	// A message is counted as received first, then as handled, then as drained: read the other way round, no count
+	// is larger than the one that it is part of.
+	c.Drained = int(s.drained.Load())
+	c.Handled = int(s.handled.Load())
+	c.Failed = int(s.failed.Load())
+	c.Rejected = int(s.rejected.Load())
+	c.Abandoned = int(s.abandoned.Load())
+	c.Received = int(s.received.Load())
+	c.InFlight = c.Received - c.Handled - c.Failed - c.Rejected - c.Abandoned
 	return c
 }
 
@@ -305,21 +321,17 @@ const (
 
 // settle closes the account of n messages in flight.
 func (s *Socket) settle(n int, as fate) {
-	ending := isClosed(s.r.asked)
-	s.count(func(c *SocketReport) {
-		c.InFlight -= n
-		switch as {
-		case rejected:
-			c.Rejected += n
-		case failed:
-			c.Failed += n
-		case handled:
-			c.Handled += n
-			if ending {
-				c.Drained += n
-			}
+	switch as {
+	case rejected:
+		s.rejected.Add(int64(n))
+	case failed:
+		s.failed.Add(int64(n))
+	case handled:
+		s.handled.Add(int64(n))
+		if s.r.ending.Load() {
+			s.drained.Add(int64(n))
 		}
-	})
+	}
 }
 
 // endless says that the socket's stream has no end to wait for: one empty moment is all a drain asks of it.
@@ -364,7 +376,7 @@ func (r *Runner) handlerOf(s *Socket) Handler {
 // mayTouch reports why the sockets may not be touched from here and now, as far as it can be told.
 func (r *Runner) mayTouch() error {
 	switch {
-	case !r.isUsed(), r.loop.crew.inside[0].Load() != nil:
+	case !r.isUsed(), r.loop.crew.seats[0].inside.Load() != nil:
 		return nil
 	case isClosed(r.done):
 		return ErrClosed

@@ -52,8 +52,8 @@ func (l *loop) fireTimers() {
 		}
 		// Before the call: if it ends its goroutine, the loop goes on from here in another one.
 		t.next = t.next.Add(now.Sub(t.next).Truncate(t.every) + t.every)
-		// A message without a socket stands for the call: a new one each time, since others look at who runs.
-		l.crew.handle(0, &Message{handler: t.call, ctx: t.ctx, since: now})
+		l.crew.seats[0].since.Store(int64(l.clock()))
+		l.crew.handle(0, job{&Message{}, t.call, t.ctx})
 		now = time.Now()
 	}
 }
