@@ -137,10 +137,9 @@ func (l *loop) abandonBacklog() {
 			if len(s.inbox.messages) == 0 && s.receive(turnMessages) != nil {
 				break
 			}
-			n := int64(len(s.inbox.messages))
+			n := len(s.inbox.messages)
 			s.inbox = inbox{}
-			s.received.Add(n)
-			s.abandoned.Add(n)
+			s.count(func(c *SocketReport) { c.Received, c.Abandoned = c.Received+n, c.Abandoned+n })
 		}
 	}
 	// Handlers that heed their cancelled context can still reply.

@@ -60,6 +60,7 @@ func (c *crew) work(place int) {
 	for j := range c.jobs {
 		c.seats[place].since.Store(int64(c.loop.clock()))
 		c.handle(place, j)
+		c.leave(place)
 		c.hand(j.message.Socket)
 	}
 }
@@ -72,12 +73,8 @@ func (c *crew) room(most int) int {
 	return min(most, c.size-c.busy)
 }
 
-// take has a message handled: here and now, or by a worker.
-func (c *crew) take(j job) {
-	if c.size == 0 {
-		c.handle(0, j)
-		return
-	}
+// assign has a worker handle a message.
+func (c *crew) assign(j job) {
 	c.busy++
 	c.jobs <- j // there is room: a worker is idle
 }
@@ -121,14 +118,20 @@ func (c *crew) news() bool {
 func (c *crew) inFlight() bool { return c.busy > 0 || c.deferred.Load() > 0 }
 
 // handle has one message handled at the given place.
-func (c *crew) handle(place int, j job) { c.settle(j.message, c.call(place, j)) }
+func (c *crew) handle(place int, j job) {
+	err := c.call(place, j)
+	m := j.message
+	if s := m.Socket; place == 0 && err == nil && s != nil && s.typ != zmq4.REP && !m.late && !c.loop.r.ending.Load() {
+		return // that goes without saying: see report
+	}
+	c.settle(place, m, err)
+}
 
-// call runs the handler, where a panic and Goexit are seen.
+// call runs the handler, where a panic and Goexit are seen. The seat is left later: one handler mostly follows another.
 func (c *crew) call(place int, j job) (err error) {
 	c.seats[place].inside.Store(j.message)
 	returned := false
 	defer func() {
-		c.seats[place].inside.Store(nil)
 		if !returned {
 			c.escaped(place, j.message)
 		}
@@ -138,9 +141,12 @@ func (c *crew) call(place int, j job) (err error) {
 	return err
 }
 
-// settle counts a handled message by its handler's error. A deferred one stays in flight until its Reply. A REP
-// that was given no reply gets an empty one.
-func (c *crew) settle(m *Message, err error) {
+// leave says that no handler runs at the given place any more.
+func (c *crew) leave(place int) { c.seats[place].inside.Store(nil) }
+
+// settle counts a message that was handled at the given place by its handler's error. A deferred one stays in flight until its
+// Reply. A REP that was given no reply gets an empty one.
+func (c *crew) settle(place int, m *Message, err error) {
 	s := m.Socket
 	if s == nil { // a timer
 		c.loop.r.timerFailed(err)
@@ -148,19 +154,20 @@ func (c *crew) settle(m *Message, err error) {
 	}
 	if errors.Is(err, ErrDeferred) && canReply(s.typ) {
 		c.deferred.Add(1) // first, since the Reply may come at any moment
-		if m.reply.CompareAndSwap(replyOpen, replyDeferred) {
+		if m.turnReply(replyDeferred) {
+			c.note(place, s, open)
 			return
 		}
 		c.deferred.Add(-1)
 		err = nil // it was there before the handler returned
 	}
-	if s.typ == zmq4.REP && m.reply.CompareAndSwap(replyOpen, replyLate) {
-		s.push(outgoing{reply: true}, nil)
+	if s.typ == zmq4.REP && m.turnReply(replyLate) {
+		s.push(nil, nil, true)
 		if err == nil {
 			err = errNoReply
 		}
 	}
-	c.count(m, err)
+	c.note(place, s, m.fate(err))
 	if errors.Is(err, ErrStop) {
 		c.loop.r.stop(err)
 	} else if err != nil {
@@ -168,23 +175,31 @@ func (c *crew) settle(m *Message, err error) {
 	}
 }
 
-// count closes the account of a message.
-func (c *crew) count(m *Message, err error) {
+// note counts a message that was handled at the given place.
+func (c *crew) note(place int, s *Socket, as fate) {
+	if place == 0 {
+		s.noteEnd(as)
+	} else {
+		s.settle(1, as)
+	}
+}
+
+// fate is what becomes of a message by its handler's error.
+func (m *Message) fate(err error) fate {
 	switch {
 	case m.late:
-		m.Socket.settle(1, rejected)
+		return rejected
 	case err != nil && !errors.Is(err, ErrStop):
-		m.Socket.settle(1, failed)
-	default:
-		m.Socket.settle(1, handled)
+		return failed
 	}
+	return handled
 }
 
 // replied closes the account of a deferred message, when its reply is on the outbox, or finds its socket closed.
 // After the drain it stays open: the message was abandoned.
 func (c *crew) replied(m *Message, err error) {
 	if err == nil || c.loop.told() < closing {
-		c.count(m, err)
+		m.Socket.settle(1, m.fate(err))
 	}
 	c.deferred.Add(-1)
 	c.loop.wake()
@@ -200,6 +215,7 @@ func (c *crew) escaped(place int, m *Message) {
 	l := c.loop
 	inline := place == 0
 	if panicking() {
+		c.leave(place)
 		l.r.crash(func() {
 			if inline {
 				go l.run()
@@ -210,8 +226,9 @@ func (c *crew) escaped(place int, m *Message) {
 	name := "a timer"
 	if m.Socket != nil {
 		name = fmt.Sprintf("handler of socket %q", m.Socket.name)
-		c.settle(m, errGoexit)
+		c.settle(place, m, errGoexit)
 	}
+	c.leave(place)
 	l.r.stop(fmt.Errorf("zmqgrace: %s: %w", name, errGoexit))
 	if inline {
 		go l.run()

@@ -3,8 +3,9 @@ package zmqgrace
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"sync/atomic"
+	"unsafe"
 
 	"github.com/pebbe/zmq4"
 )
@@ -29,23 +30,31 @@ type Message struct {
 	Frames [][]byte // the body; the handler owns it for ever
 
 	from  sender
-	reply atomic.Int32 // one of the reply states
-	late  bool         // it goes to the socket's Late
-	few   [2][]byte    // the Frames of most messages, which so need no memory of their own
+	reply replyState // the socket's mutex guards it
+	late  bool       // it goes to the socket's Late
+	few   [1][]byte  // the Frames of most messages, which so need no memory of their own
 }
 
-// sender is the envelope of a ROUTER's message: who it came from.
+// sender is the envelope of a ROUTER's message: who it came from. There is one in every message, so it is small.
 type sender struct {
-	id        []byte // the routing id, which is never empty; nil on all other types
-	delimited bool   // a REQ's empty frame follows it
+	routingID *byte // nil on all other types
+	size      uint32
+	delimited bool // a REQ's empty frame follows it
 }
 
-// The states of a message's reply.
+func senderOf(id []byte) sender {
+	return sender{routingID: unsafe.SliceData(id), size: uint32(len(id))}
+}
+
+func (s sender) id() []byte { return unsafe.Slice(s.routingID, s.size) }
+
+type replyState int32
+
 const (
-	replyOpen     = iota
-	replyDeferred // the handler has returned, Reply is to come
-	replyGiven    // by Reply
-	replyLate     // REP: the handler has returned, and an empty reply went out in its place
+	replyOpen     replyState = iota
+	replyDeferred            // the handler has returned, Reply is to come
+	replyGiven               // by Reply
+	replyLate                // REP: the handler has returned, and an empty reply went out in its place
 )
 
 // add adds the next part that arrived, which tells what a ROUTER put before a message, and what its peer put there for
@@ -54,9 +63,11 @@ const (
 // body begins with the next routing id.
 func (m *Message) add(part []byte, last bool) {
 	switch {
-	case m.Frames == nil && m.from.id == nil && m.Socket.typ == zmq4.ROUTER:
-		m.from.id = part
-	case m.Frames == nil && m.from.id != nil && !m.from.delimited && len(part) == 0 && !last:
+	case len(m.Frames) > 0:
+		m.Frames = append(m.Frames, part)
+	case m.from.routingID == nil && m.Socket.typ == zmq4.ROUTER:
+		m.from = senderOf(part)
+	case m.from.routingID != nil && !m.from.delimited && len(part) == 0 && !last:
 		m.from.delimited = true
 	case m.Frames == nil:
 		m.Frames = append(m.few[:0], part)
@@ -69,12 +80,12 @@ func (m *Message) add(part []byte, last bool) {
 // empty delimiter if there was one. It is empty on all other types. The frames must not be changed.
 func (m *Message) Envelope() [][]byte {
 	switch {
-	case m.from.id == nil:
+	case m.from.routingID == nil:
 		return nil
 	case m.from.delimited:
-		return [][]byte{m.from.id, {}}
+		return [][]byte{m.from.id(), {}}
 	}
-	return [][]byte{m.from.id}
+	return [][]byte{m.from.id()}
 }
 
 // Reply sends frames back the way the message came; without frames, one empty frame. It copies them, puts
@@ -88,15 +99,21 @@ func (m *Message) Reply(frames ...[]byte) error {
 	if !canReply(s.typ) {
 		return fmt.Errorf("zmqgrace: reply on socket %q: a %v can't reply", s.name, s.typ)
 	}
-	deferred := m.reply.CompareAndSwap(replyDeferred, replyGiven)
-	if !deferred && !m.reply.CompareAndSwap(replyOpen, replyGiven) {
-		if m.reply.Load() == replyLate {
-			return fmt.Errorf("zmqgrace: reply on socket %q: too late, the handler had returned and a REP can't wait", s.name)
-		}
-		return fmt.Errorf("zmqgrace: reply on socket %q: the message was already replied to", s.name)
+	large := s.copyLarge(frames)
+	s.mu.Lock()
+	was := m.reply
+	err := m.mayReply()
+	if err == nil {
+		s.outbox.queue.add(m.from, frames, large, true)
+		s.added(1, s)
 	}
-	err := s.push(outgoing{to: m.from, frames: frames, reply: true}, s)
-	if deferred {
+	s.mu.Unlock()
+	if err == nil {
+		s.r.loop.notice(s)
+	} else {
+		freeAll(large)
+	}
+	if was == replyDeferred {
 		s.r.loop.crew.replied(m, err)
 	}
 	if err != nil {
@@ -105,8 +122,34 @@ func (m *Message) Reply(frames ...[]byte) error {
 	return nil
 }
 
+// mayReply takes the one reply that the message has. The caller holds the socket's mutex.
+func (m *Message) mayReply() error {
+	switch m.reply {
+	case replyGiven:
+		return errors.New("the message was already replied to")
+	case replyLate:
+		return errors.New("too late, the handler had returned and a REP can't wait")
+	}
+	m.reply = replyGiven
+	if m.Socket.outbox.shut {
+		return ErrClosed
+	}
+	return nil
+}
+
+// turnReply changes the state of the reply if it is open, and reports whether it was.
+func (m *Message) turnReply(to replyState) bool {
+	m.Socket.mu.Lock()
+	defer m.Socket.mu.Unlock()
+	open := m.reply == replyOpen
+	if open {
+		m.reply = to
+	}
+	return open
+}
+
 // routingID is the peer's, in hex; empty where there is none.
-func (m *Message) routingID() string { return hex.EncodeToString(m.from.id) }
+func (m *Message) routingID() string { return hex.EncodeToString(m.from.id()) }
 
 func canReceive(t zmq4.Type) bool { return t != zmq4.PUSH && t != zmq4.PUB }
 

@@ -74,44 +74,46 @@ func (s *Socket) send(ctx context.Context, frames [][]byte) error {
 	if s.typ == zmq4.ROUTER && len(frames) < 2 {
 		return errors.New("a ROUTER needs the routing id of the peer and at least one more frame")
 	}
-	out := outgoing{frames: frames}
 	if source, ok := callerOf(ctx, s.r); ok {
-		return s.push(out, source)
+		return s.push(frames, source, false)
 	}
-	s.prepare(&out)
+	large := s.copyLarge(frames)
 	for {
-		room, err := s.tryPush(out)
+		room, err := s.tryPush(frames, large)
 		if room == nil {
 			return err
 		}
 		select {
 		case <-room:
 		case <-ctx.Done():
-			out.free()
+			freeAll(large)
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// prepare does what need not be done under the mutex.
-func (s *Socket) prepare(out *outgoing) {
-	if s.handle.Valid() {
-		out.copyLarge()
+// copyLarge is what can be done before the mutex is held. pebbe's calls send no memory of libzmq's.
+func (s *Socket) copyLarge(frames [][]byte) []libzmq.Frame {
+	if !s.handle.Valid() {
+		return nil
 	}
+	return copyLarge(frames)
 }
 
-// push puts out on the outbox however full it is; if it is full then, source is paused until there is room.
-func (s *Socket) push(out outgoing, source *Socket) error {
-	s.prepare(&out)
+// push puts a message on the outbox however full it is; if it is full then, source is paused until there is room.
+func (s *Socket) push(frames [][]byte, source *Socket, reply bool) error {
+	large := s.copyLarge(frames)
 	s.mu.Lock()
-	if s.outbox.shut {
-		s.mu.Unlock()
-		out.free()
+	shut := s.outbox.shut
+	if !shut {
+		s.outbox.queue.add(sender{}, frames, large, reply)
+		s.added(1, source)
+	}
+	s.mu.Unlock()
+	if shut {
+		freeAll(large)
 		return ErrClosed
 	}
-	s.outbox.queue.add(out)
-	s.added(1, source)
-	s.mu.Unlock()
 	s.r.loop.notice(s)
 	return nil
 }
@@ -126,24 +128,24 @@ func (s *Socket) added(n int, source *Socket) {
 	}
 }
 
-// tryPush puts out on the outbox if there is room. Otherwise it returns a channel that is closed when it is
+// tryPush puts a message on the outbox if there is room. Otherwise it returns a channel that is closed when it is
 // worth trying again.
-func (s *Socket) tryPush(out outgoing) (room <-chan struct{}, err error) {
+func (s *Socket) tryPush(frames [][]byte, large []libzmq.Frame) (room <-chan struct{}, err error) {
 	idle := s.r.Phase() == Idle
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.outbox.shut && !s.outbox.full() {
-		s.outbox.queue.add(out)
+		s.outbox.queue.add(sender{}, frames, large, false)
 		s.added(1, nil)
 		s.r.loop.notice(s)
 		return nil, nil
 	}
 	switch {
 	case s.outbox.shut, s.outbox.hopeless:
-		out.free()
+		freeAll(large)
 		return nil, ErrClosed
 	case idle:
-		out.free()
+		freeAll(large)
 		return nil, ErrFull
 	}
 	if s.outbox.room == nil {

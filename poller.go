@@ -16,6 +16,7 @@ import (
 const (
 	turnMessages = 256                   // what one socket may handle before the next has its turn
 	turnTime     = time.Millisecond      // and for how long
+	busyTurn     = 16                    // messages of a turn after which there may well be more
 	maxStride    = 16                    // messages between two looks at the clock
 	quietSlice   = 25 * time.Millisecond // a stalled machine can fake no more quiet than this
 	oneMoreLook  = time.Millisecond      // of quiet, for sockets that have long been quiet when the drain begins
@@ -56,24 +57,25 @@ type loop struct {
 	termedAt time.Time     // before termedC is closed
 	noQuiet  atomic.Bool   // the drain ended at an empty moment
 
-	doorbell *zmq4.Socket // the loop's end of the PAIR
-	sockets  []*Socket    // those that are open
-	poller   poller       // of the doorbell, and then the sockets
-	ready    []*Socket    // that the last poll found
-	batch    *libzmq.Batch
-	began    time.Time // when the clock stood at nothing
-	stale    bool      // the poller must be made anew
-	owing    []*Socket // that have something to deliver
-	seen     stage
-	timers   []*timer
-	warner   warner
-	drain    bool          // the drain has begun
-	late     bool          // and is past its limit
-	empty    bool          // the last poll found nothing to read
-	looked   bool          // the last look at every socket found nothing to read
-	waited   time.Duration // in poll, in all
-	broken   error         // the context was terminated
-	flushing time.Time     // when the flush began
+	doorbell  *zmq4.Socket  // the loop's end of the PAIR
+	sockets   []*Socket     // those that are open
+	poller    poller        // of the doorbell, and then the sockets
+	ready     []*Socket     // that the last poll found
+	pollAgain time.Duration // when the clock says so
+	batch     *libzmq.Batch
+	began     time.Time // when the clock stood at nothing
+	stale     bool      // the poller must be made anew
+	owing     []*Socket // that have something to deliver
+	seen      stage
+	timers    []*timer
+	warner    warner
+	drain     bool          // the drain has begun
+	late      bool          // and is past its limit
+	empty     bool          // the last poll found nothing to read
+	looked    bool          // the last look at every socket found nothing to read
+	waited    time.Duration // in poll, in all
+	broken    error         // the context was terminated
+	flushing  time.Time     // when the flush began
 }
 
 func newLoop(r *Runner) *loop {
@@ -161,7 +163,7 @@ func (l *loop) beginDrain(p plan) {
 
 // notice has the loop look at s's outbox. Any goroutine.
 func (l *loop) notice(s *Socket) {
-	if s.noticed.CompareAndSwap(false, true) {
+	if !s.noticed.Load() && s.noticed.CompareAndSwap(false, true) {
 		l.mu.Lock()
 		l.news = append(l.news, s)
 		l.mu.Unlock()
@@ -187,7 +189,7 @@ func (l *loop) hasNews() bool {
 // wake ends the loop's sleep. Any goroutine. The flag sees to it that a sleep gets one message, so that
 // the PAIR can never be full.
 func (l *loop) wake() {
-	if l.sleeping.CompareAndSwap(true, false) {
+	if l.sleeping.Load() && l.sleeping.CompareAndSwap(true, false) {
 		l.mu.Lock()
 		if l.doorman != nil {
 			l.doorman.SendBytes(nil, zmq4.DONTWAIT)
@@ -203,11 +205,21 @@ func (l *loop) serve() {
 			return
 		}
 		l.workOff()
-		for _, s := range l.poll(l.patience(), true) {
+		for _, s := range l.look() {
 			l.turn(s)
 			l.workOff() // before the next socket's turn: nobody waits for a reply longer than for his own
 		}
 	}
+}
+
+// look returns the sockets that have something to read. Those that have just had a lot may well have more: they are tried without
+// a poll, which costs as much as some messages, as long as nobody else waits for longer than their turn.
+func (l *loop) look() []*Socket {
+	l.ready = slices.DeleteFunc(l.ready, func(s *Socket) bool { return s.closed || s.lastTurn < busyTurn || s.turnLeft == 0 })
+	if len(l.ready) > 0 && !l.drain && !l.stale && l.clock() < l.pollAgain {
+		return l.ready
+	}
+	return l.poll(l.patience(), true)
 }
 
 // workOff sees to all that is not a message: timers, what workers are through with, outboxes.
@@ -345,9 +357,11 @@ func (l *loop) poll(timeout time.Duration, receiving bool) []*Socket {
 		}
 	}
 	l.ready, l.empty = l.ready[:0], true
+	l.pollAgain = l.clock() + turnTime
 	for i, s := range l.sockets {
 		if s.polledFor&zmq4.POLLIN != 0 && (len(s.inbox.messages) > 0 || l.poller.found(i+1)&zmq4.POLLIN != 0) {
 			l.ready = append(l.ready, s)
+			s.turnLeft = turnMessages
 			l.empty = l.empty && !s.waitedFor()
 		}
 	}
@@ -384,47 +398,58 @@ func (l *loop) refresh() {
 
 // turn handles what s has to read: not for too long, so that the other sockets get theirs.
 func (l *loop) turn(s *Socket) {
+	l.takeTurn(s)
+	// Not deferred: where a handler ends its goroutine, another one has the loop by then.
+	s.noteEnds()
+	l.crew.leave(0)
+	if len(l.sockets) == 1 {
+		s.turnLeft = turnMessages // nobody waits
+	}
+}
+
+func (l *loop) takeTurn(s *Socket) {
 	watch := l.startWatch()
 	s.inbox.dry = false // that was some time ago
-	for left := turnMessages; left > 0 && !s.closed && l.told() < closing && s.mayReceive(); {
+	s.lastTurn = 0
+	for s.turnLeft > 0 && s.mayReceive() {
 		var done int
 		var err error
 		if s.link != nil && !s.rejecting() {
-			done, err = s.forward(left)
-		} else {
-			done, err = 1, l.serveNext(s, left)
+			done, err = s.forward(s.turnLeft)
+		} else if err = s.fill(l.crew.room(s.turnLeft)); err == nil {
+			done = 1
+			l.serveNext(s)
 		}
 		if err != nil {
 			l.receiveFailed(s, err)
 			return
 		}
-		if left -= done; watch.over(done) {
+		s.lastTurn += done
+		if s.turnLeft -= done; s.closed || l.told() >= closing || watch.over(done) {
 			return
 		}
 	}
 }
 
 // serveNext has the next message handled.
-func (l *loop) serveNext(s *Socket, most int) error {
-	if s.oneAtATime() {
-		most = 1
-	}
-	m, err := s.next(l.crew.room(most))
-	if err != nil {
-		return err
-	}
+func (l *loop) serveNext(s *Socket) {
+	m := s.inbox.next()
 	s.touch()
 	s.awaiting = false
-	s.received.Add(1)
 	j := job{m, s.r.handlerOf(s), s.ctx}
 	if s.rejecting() {
 		m.late, j.handler = true, s.late
 	}
-	l.crew.take(j)
+	if l.crew.size == 0 {
+		s.begun++
+		l.crew.handle(0, j)
+	} else {
+		s.received(1)
+		l.crew.assign(j)
+	}
 	if s.typ == zmq4.REP && !s.closed {
 		s.deliver(time.Now()) // it takes the next request when the reply is out
 	}
-	return nil
 }
 
 // watch tells when a turn is over. It does not look at the clock after every message: that costs half as much as handling a

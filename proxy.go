@@ -74,9 +74,9 @@ func (s *Socket) forward(most int) (done int, err error) {
 		}
 		var c chunk
 		for i, f := range frames {
-			c.add(f, i == len(frames)-1, false)
+			c.add(f, i == len(frames)-1)
 		}
-		s.received.Add(1)
+		s.received(1)
 		s.relay(&c, now)
 		return 1, nil
 	}
@@ -87,20 +87,20 @@ func (s *Socket) forward(most int) (done int, err error) {
 	atOnce := k.to.takesAtOnce()
 	if atOnce {
 		done, err = batch.Forward(s.handle, k.to.handle, swallows(k.to.typ), k.tracks(), most)
-		s.received.Add(int64(done))
+		s.received(done)
 		k.to.tookAtOnce(done, !k.front)
 	} else {
 		_, err = batch.Receive(s.handle, k.to.roomFor(most), aloneBytes)
 	}
 	rest := chunk{frames: batch.Frames(), data: batch.Data()}
 	if k.tracks() && done > 0 {
-		s.passed(&rest, done, now)
+		s.accountAll(&rest, done, now)
 	} else {
 		s.settle(done, handled)
 	}
 	stuck := atOnce && rest.frame < len(rest.frames) // so the error says why that was not sent
 	for ; rest.frame < len(rest.frames); done++ {
-		s.received.Add(1)
+		s.received(1)
 		s.relay(&rest, now)
 	}
 	s.inbox.dry = isAgain(err) && !stuck
@@ -171,8 +171,8 @@ func (s *Socket) relay(c *chunk, now time.Time) {
 	s.account(id, 1, now)
 }
 
-// passed accounts for messages that have left, whose first parts are the next in c.
-func (s *Socket) passed(c *chunk, n int, now time.Time) {
+// accountAll accounts for messages that have left, whose first parts are the next in c.
+func (s *Socket) accountAll(c *chunk, n int, now time.Time) {
 	run := 0 // of messages with the same first part
 	var last []byte
 	for range n {

@@ -7,31 +7,20 @@ const (
 	chunkBytes  = 64 << 10 // or so many
 )
 
-// outgoing is one whole message on its way out.
-type outgoing struct {
-	to     sender // whom a ROUTER replies to
-	frames [][]byte
-	large  []libzmq.Frame // the frames, where some of them have been copied already
-	reply  bool           // its peer may go on with another request, so quiet begins anew when it leaves
-}
-
-// copyLarge copies the large frames to libzmq's memory: once for all, and before anybody's mutex is held.
-func (o *outgoing) copyLarge() {
-	for i, f := range o.frames {
+// copyLarge copies the large ones of a message's frames to libzmq's memory: once for all, and before anybody's mutex is held. It
+// returns nil where there are none.
+func copyLarge(body [][]byte) (large []libzmq.Frame) {
+	for i, f := range body {
 		if len(f) < aloneBytes {
 			continue
 		}
-		if o.large == nil {
-			o.large = make([]libzmq.Frame, len(o.frames))
+		if large == nil {
+			large = make([]libzmq.Frame, len(body))
 		}
-		last := i == len(o.frames)-1
-		o.large[i] = libzmq.NewFrame(len(f), last, last && o.reply)
-		o.large[i].Own(f)
+		large[i].Own(f)
 	}
+	return large
 }
-
-// free gives back what copyLarge took.
-func (o *outgoing) free() { freeAll(o.large) }
 
 func freeAll(frames []libzmq.Frame) {
 	for i := range frames {
@@ -59,15 +48,15 @@ func (q *queue) empty() bool { return q.messages == 0 }
 
 func (c *chunk) hasRoom() bool { return len(c.frames) < chunkFrames && len(c.data) < chunkBytes }
 
-func (c *chunk) add(part []byte, last, marked bool) {
-	c.frames = append(c.frames, libzmq.NewFrame(len(part), last, marked))
+func (c *chunk) add(part []byte, last bool) {
+	c.frames = append(c.frames, libzmq.NewFrame(len(part), last))
 	c.data = append(c.data, part...)
 }
 
 // addFrames adds what is in that form already; what the frames own becomes the chunk's.
 func (c *chunk) addFrames(frames []libzmq.Frame, data []byte) {
 	for i := range frames {
-		c.frames = append(c.frames, frames[i].Move())
+		c.frames = append(c.frames, frames[i].Move(frames[i].Last()))
 	}
 	c.data = append(c.data, data...)
 }
@@ -112,26 +101,29 @@ func (q *queue) end() *chunk {
 	return c
 }
 
-// add copies a message; its large frames become the queue's.
-func (q *queue) add(o outgoing) {
+// add copies a message, to a ROUTER's peer if there is one, and takes over those of its frames that copyLarge has copied. A
+// reply is marked, since its peer may go on with another request when it leaves.
+func (q *queue) add(to sender, body [][]byte, large []libzmq.Frame, reply bool) {
 	q.messages++
 	c := q.end()
-	if o.to.id != nil {
-		c.add(o.to.id, false, false)
-		if o.to.delimited {
-			c.add(nil, false, false)
+	if to.routingID != nil {
+		c.add(to.id(), false)
+		if to.delimited {
+			c.add(nil, false)
 		}
 	}
-	last := len(o.frames) - 1
-	if last < 0 {
-		c.add(nil, true, o.reply)
+	if len(body) == 0 {
+		c.add(nil, true)
 	}
-	for i, f := range o.frames {
-		if o.large != nil && o.large[i].Owns() {
-			c.frames = append(c.frames, o.large[i].Move())
+	for i, f := range body {
+		if large != nil && large[i].Owns() {
+			c.frames = append(c.frames, large[i].Move(i == len(body)-1))
 		} else {
-			c.add(f, i == last, i == last && o.reply)
+			c.add(f, i == len(body)-1)
 		}
+	}
+	if reply {
+		c.frames[len(c.frames)-1].Mark()
 	}
 }
 

@@ -54,6 +54,7 @@ func (l *loop) fireTimers() {
 		t.next = t.next.Add(now.Sub(t.next).Truncate(t.every) + t.every)
 		l.crew.seats[0].since.Store(int64(l.clock()))
 		l.crew.handle(0, job{&Message{}, t.call, t.ctx})
+		l.crew.leave(0)
 		now = time.Now()
 	}
 }

@@ -46,21 +46,26 @@ type inbox struct {
 	dry      bool // libzmq had nothing more then
 }
 
-// next returns the next message. If the inbox is empty, it receives at most that many.
-func (s *Socket) next(most int) (*Message, error) {
-	in := &s.inbox
-	if len(in.messages) == 0 {
-		if in.dry {
-			in.dry = false
-			return nil, eagain
-		}
-		if err := s.receive(most); err != nil {
-			return nil, err
-		}
-	}
+// next takes the next message out.
+func (in *inbox) next() *Message {
 	m := &in.messages[0]
 	in.messages = in.messages[1:]
-	return m, nil
+	return m
+}
+
+// fill sees to it that there is a message in the inbox: if need be it receives, at most that many.
+func (s *Socket) fill(most int) error {
+	switch {
+	case len(s.inbox.messages) > 0:
+		return nil
+	case s.inbox.dry:
+		s.inbox.dry = false
+		return eagain
+	}
+	if s.typ == zmq4.REP || s.typ == zmq4.REQ {
+		most = 1 // there is no second one before something is done about the first
+	}
+	return s.receive(most)
 }
 
 // receive fills the inbox, without blocking, with at most that many. A message is all there or not at all (libzmq makes it
@@ -76,7 +81,7 @@ func (s *Socket) receive(most int) error {
 		for i, f := range frames {
 			messages[0].add(f, i == len(frames)-1)
 		}
-		s.inbox = inbox{messages: messages}
+		s.took(messages, false)
 		return nil
 	}
 	if isGone(s.raw) {
@@ -87,21 +92,40 @@ func (s *Socket) receive(most int) error {
 	if n == 0 {
 		return err
 	}
-	s.inbox = inbox{messages: s.unpack(batch, n), dry: isAgain(err)} // any other error will come again
+	s.took(s.unpack(batch, n), isAgain(err)) // any other error will come again
 	return nil
 }
 
-// unpack copies the messages that were received to where the handlers own them for ever: two pieces of memory for all.
+// took puts messages into the inbox.
+func (s *Socket) took(messages []Message, dry bool) {
+	s.inbox = inbox{messages, dry}
+	s.mu.Lock()
+	s.batch, s.ended = batch{messages, s.begun}, s.begun
+	s.mu.Unlock()
+}
+
+// unpack copies the messages that were received to where the handlers own them for ever: two pieces of memory for all, and a
+// third where some have more than one frame.
 func (s *Socket) unpack(batch *libzmq.Batch, n int) []Message {
 	messages := make([]Message, n)
 	data := append([]byte{}, batch.Data()...)
 	frames := batch.Frames()
-	next := 0
+	var many [][]byte
 	for i := range messages {
 		m := &messages[i]
 		m.Socket = s
-		for last := false; !last; next++ {
-			f := &frames[next]
+		parts := 1
+		for !frames[parts-1].Last() {
+			parts++
+		}
+		if envelope := 1; parts > len(m.few)+envelope {
+			if many == nil {
+				many = make([][]byte, len(frames))
+			}
+			m.Frames, many = many[:0:parts], many[parts:]
+		}
+		for j := range parts {
+			f := &frames[j]
 			part := bytesOf(f, data)
 			if f.Owns() {
 				part = bytes.Clone(part)
@@ -109,9 +133,9 @@ func (s *Socket) unpack(batch *libzmq.Batch, n int) []Message {
 			} else {
 				data = data[len(part):]
 			}
-			last = f.Last()
-			m.add(part, last)
+			m.add(part, j == parts-1)
 		}
+		frames = frames[parts:]
 	}
 	return messages
 }
@@ -140,9 +164,6 @@ func (s *Socket) sendAll(frames []libzmq.Frame, data []byte) (sent libzmq.Progre
 	}
 	return sent, nil
 }
-
-// oneAtATime reports whether the socket has no second message before something is done about the first.
-func (s *Socket) oneAtATime() bool { return s.typ == zmq4.REP || s.typ == zmq4.REQ }
 
 // swallows reports whether sockets of the type lose the rest of a message whose peer goes away, as sendPortable says.
 func swallows(t zmq4.Type) bool { return t == zmq4.PUSH || t == zmq4.DEALER }

@@ -72,25 +72,21 @@ type Frame struct {
 // One is read as the other.
 var _ = [1]struct{}{}[unsafe.Sizeof(Frame{})-unsafe.Sizeof(C.zg_frame{})]
 
-// NewFrame makes the frame of a part of so many bytes, which go into the data. The last one of a message may be marked: Send
-// counts those.
-func NewFrame(size int, last, marked bool) Frame {
+// NewFrame makes the frame of a part of so many bytes, which go into the data.
+func NewFrame(size int, last bool) Frame {
 	f := Frame{size: uint64(size)}
 	if !last {
 		f.more = 1
 	}
-	if marked {
-		f.mark = 1
-	}
 	return f
 }
 
-// Own copies the frame's bytes to memory of libzmq's, so that sending need not copy them again. The frame must be sent, or
-// freed. Any goroutine may call it.
+// Own makes the frame one of b, which is copied to memory of libzmq's, so that sending need not copy it again. The frame must be
+// sent, or freed. Any goroutine may call it.
 func (f *Frame) Own(b []byte) {
 	msg := C.zg_new(C.size_t(len(b)))
 	copy(unsafe.Slice((*byte)(C.zmq_msg_data(msg)), len(b)), b)
-	f.own = uintptr(unsafe.Pointer(msg))
+	*f = Frame{size: uint64(len(b)), own: uintptr(unsafe.Pointer(msg))}
 }
 
 // Owns reports whether the frame's bytes are memory of libzmq's, and not in the data.
@@ -102,14 +98,15 @@ func (f *Frame) Last() bool { return f.more == 0 }
 // Marked reports whether the frame has a mark.
 func (f *Frame) Marked() bool { return f.mark != 0 }
 
-// Move returns the frame, and leaves one behind that owns nothing.
-func (f *Frame) Move() Frame {
-	moved := *f
+// Move returns the frame, which may now be the last one of its message or not, and leaves one behind that owns nothing.
+func (f *Frame) Move(last bool) Frame {
+	moved := NewFrame(int(f.size), last)
+	moved.own, moved.mark = f.own, f.mark
 	f.own = 0
 	return moved
 }
 
-// Mark marks the frame.
+// Mark marks the last frame of a message: Send counts those.
 func (f *Frame) Mark() { f.mark = 1 }
 
 // Size is how many bytes the part has.
