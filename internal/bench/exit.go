@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,6 +13,7 @@ import (
 const (
 	idleBefore = 400 * time.Millisecond
 	recipePoll = time.Second
+	exitRounds = 12
 
 	maxToFloor   = 1.5
 	maxOverFloor = 2 // ms
@@ -23,87 +23,75 @@ const (
 	maxWakeUps = 5
 )
 
-// measureExit takes the time from SIGTERM to the end of the process, of servers that have nothing to do.
-func measureExit(runs int) ([]mark, error) {
-	type server struct {
-		name, what string
-		spread     time.Duration // the idle time grows by this from the first run to the last
-		ms         []float64
+// exit takes the time from SIGTERM to the end of the process, of servers that have nothing to do.
+func (b *bench) exit() error {
+	c := &contest{
+		name:   "Exit",
+		title:  "Idle REP server, ms from SIGTERM to the end of the process",
+		rounds: exitRounds,
 	}
-	servers := []*server{
-		{name: "floor", what: "waits for the signal alone, closes, terms"},
-		{name: "zmqgrace", what: "Runner"},
-		{name: "zmqgrace-1h", what: "Runner, WithPollTimeout(time.Hour)"},
-		// It wakes up by its own clock: always signalled at the same moment, it would always need the same time.
-		{name: "recipe", what: "flag, poll of 1 s, linger 0, close, term", spread: recipePoll},
+	server := func(name, what string, command []string, spread time.Duration) {
+		c.contestants = append(c.contestants, &contestant{name: name, what: what, turn: func(round int) (sample, error) {
+			return exitTurn(command, idleBefore+spread*time.Duration(round)/time.Duration(c.rounds))
+		}})
 	}
-	for run := range runs {
-		for i := range servers {
-			s := servers[(run+i)%len(servers)]
-			progress("exit: run %d of %d: %s", run+1, runs, s.name)
-			c, err := start(self("exit-" + s.name)...)
-			if err != nil {
-				return nil, err
-			}
-			time.Sleep(idleBefore + s.spread*time.Duration(run)/time.Duration(runs))
-			took, _, err := c.end(syscall.SIGTERM)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", s.name, err)
-			}
-			s.ms = append(s.ms, took.Seconds()*1e3)
-		}
+	server("floor", "waits for the signal alone, closes, terms", self("exit-floor"), 0)
+	server("zmqgrace", "Runner", self("exit-zmqgrace"), 0)
+	server("zmqgrace-1h", "Runner, WithPollTimeout(time.Hour)", self("exit-zmqgrace-1h"), 0)
+	// It wakes up by its own clock: always signalled at the same moment, it would always need the same time.
+	server("recipe", "flag, poll of 1 s, linger 0, close, term", self("exit-recipe"), recipePoll)
+	c.columns = []column{of("median", nsPerOp, 1e6, 2), from("min", nsPerOp, 1e6, 2), upTo("max", nsPerOp, 1e6, 2), c.to("to floor", nsPerOp, "floor")}
+	if err := b.hold(c); err != nil {
+		return err
 	}
-	progress("")
 
-	title("Idle REP server, milliseconds from SIGTERM to the end of the process, %d runs", runs)
-	t := newTable("server", " median", "    min", "    max", "to floor", "")
-	medians := map[string]float64{}
-	for _, s := range servers {
-		m := median(s.ms)
-		medians[s.name] = m
-		t.row(s.name, fmt.Sprintf("%7.2f", m), fmt.Sprintf("%7.2f", slices.Min(s.ms)), fmt.Sprintf("%7.2f", slices.Max(s.ms)),
-			fmt.Sprintf("%8.2f", m/medians["floor"]), s.what)
+	ms := func(name string) float64 { return c.find(name).median(nsPerOp) / 1e6 }
+	limit := max(maxToFloor*ms("floor"), ms("floor")+maxOverFloor)
+	for _, name := range []string{"zmqgrace", "zmqgrace-1h"} {
+		b.promise("exit, "+name, fmt.Sprintf("<= %.2f ms", limit), fmt.Sprintf("%.2f ms", ms(name)), ms(name) <= limit)
 	}
-	t.print()
-
-	limit := max(maxToFloor*medians["floor"], medians["floor"]+maxOverFloor)
-	near := func(name string) mark {
-		return mark{"exit, " + name, fmt.Sprintf("<= %.2f ms", limit), fmt.Sprintf("%.2f ms", medians[name]), medians[name] <= limit}
-	}
-	return []mark{near("zmqgrace"), near("zmqgrace-1h")}, nil
+	return nil
 }
 
-// measureIdle counts how often the threads of an idle Runner without a poll timeout go to sleep again, which is how often
-// something woke them up.
-func measureIdle() ([]mark, error) {
-	c, err := start(self("idle-zmqgrace")...)
+func exitTurn(command []string, idle time.Duration) (sample, error) {
+	server, err := start(command...)
 	if err != nil {
 		return nil, err
 	}
+	defer server.close()
+	time.Sleep(idle)
+	took, err := server.end(syscall.SIGTERM)
+	return sample{iterations: 1, nsPerOp: float64(took.Nanoseconds())}, err
+}
+
+// idle counts how often the threads of an idle Runner without a poll timeout go to sleep again, which is how often
+// something woke them up.
+func (b *bench) idle() error {
+	c, err := start(self("idle-zmqgrace")...)
+	if err != nil {
+		return err
+	}
+	defer c.close()
 	progress("idle: %v of nothing", idleSettle+idleWatch)
 	time.Sleep(idleSettle)
 	before, err := sleeps(c.pid)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	time.Sleep(idleWatch)
 	after, err := sleeps(c.pid)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if _, _, err := c.end(syscall.SIGTERM); err != nil {
-		return nil, err
+	if _, err := c.end(syscall.SIGTERM); err != nil {
+		return err
 	}
 	progress("")
 
 	wakeUps := after - before
 	title("Idle Runner, WithPollTimeout(-1), all its threads: %d wake-ups in %v", wakeUps, idleWatch)
-	return []mark{{
-		what:     fmt.Sprintf("wake-ups in %v idle", idleWatch),
-		wanted:   fmt.Sprintf("<= %d", maxWakeUps),
-		measured: strconv.Itoa(wakeUps),
-		met:      wakeUps <= maxWakeUps,
-	}}, nil
+	b.promise(fmt.Sprintf("wake-ups in %v idle", idleWatch), fmt.Sprintf("<= %d", maxWakeUps), strconv.Itoa(wakeUps), wakeUps <= maxWakeUps)
+	return nil
 }
 
 // sleeps sums the voluntary context switches of a process's threads.

@@ -2,48 +2,66 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	gozeromq "github.com/go-zeromq/zmq4"
 	"github.com/pebbe/zmq4"
-	"github.com/zmqgrace/zmqgrace"
 )
 
 const (
-	serveArg = "serve" // bench serve NAME is the server NAME
+	serveArg = "serve" // bench serve NAME [NUMBER ...] is the server NAME
 	anyPort  = "tcp://127.0.0.1:*"
 )
 
-// Each prints its endpoint when it is ready. The echoes serve until they are killed, the others until a SIGTERM.
-var servers = map[string]func() error{
-	"echo-blocking":    echoBlocking,
-	"echo-poller":      echoPoller,
-	"echo-reactor":     echoReactor,
-	"echo-zmqgrace":    echoRunner,
-	"exit-floor":       exitFloor,
-	"exit-recipe":      exitRecipe,
-	"exit-zmqgrace":    func() error { return exitRunner() },
-	"exit-zmqgrace-1h": func() error { return exitRunner(zmqgrace.WithPollTimeout(time.Hour)) },
-	"idle-zmqgrace":    func() error { return exitRunner(zmqgrace.WithPollTimeout(-1)) },
+// Each prints its endpoints when it is ready. Those that wait for a SIGTERM say so; the others serve until they are killed.
+var servers = map[string]func(args []int) error{
+	"echo-blocking":    func([]int) error { return serveBlocking(zmq4.ROUTER) },
+	"echo-poller":      func([]int) error { return servePoller(zmq4.ROUTER) },
+	"echo-reactor":     func([]int) error { return serveReactor() },
+	"echo-go-zeromq":   func([]int) error { return serveGoZeroMQ() },
+	"echo-zmqgrace":    func(args []int) error { return echoRunner(args[0]) },
+	"rep-blocking":     func([]int) error { return serveBlocking(zmq4.REP) },
+	"rep-poller":       func([]int) error { return servePoller(zmq4.REP) },
+	"rep-zmqgrace":     func([]int) error { return repRunner() },
+	"sink-blocking":    func([]int) error { return sinkBlocking() },
+	"sink-zmqgrace":    func([]int) error { return sinkRunner() },
+	"publish-pebbe":    func(args []int) error { return publishPebbe(args[0], args[1]) },
+	"publish-runner":   func(args []int) error { return publishRunner(args[0], args[1]) },
+	"proxy-zmqgrace":   func([]int) error { return proxyRunner() },
+	"pipe-zmqgrace":    func([]int) error { return pipeRunner() },
+	"sockets-runner":   func(args []int) error { return socketsRunner(args[0]) },
+	"life-pebbe":       func(args []int) error { return lives(args[0], lifePebbe) },
+	"life-zmqgrace":    func(args []int) error { return lives(args[0], lifeRunner) },
+	"drain-pebbe":      func([]int) error { return drainPebbe() },
+	"drain-zmqgrace":   func([]int) error { return drainRunner() },
+	"exit-floor":       func([]int) error { return exitFloor() },
+	"exit-recipe":      func([]int) error { return exitRecipe() },
+	"exit-zmqgrace":    func([]int) error { return repRunner() },
+	"exit-zmqgrace-1h": func([]int) error { return repRunner(patientLoop) },
+	"idle-zmqgrace":    func([]int) error { return repRunner(endlessLoop) },
 }
 
-func serve(name string) error {
+func serve(name string, args []string) error {
 	server := servers[name]
 	if server == nil {
 		return fmt.Errorf("no server %q", name)
 	}
-	return server()
-}
-
-// self is the command that runs a server of this file.
-func self(name string) []string {
-	exe, err := os.Executable()
-	fail(err)
-	return []string{exe, serveArg, name}
+	numbers := make([]int, len(args))
+	for i, a := range args {
+		n, err := strconv.Atoi(a)
+		if err != nil {
+			return err
+		}
+		numbers[i] = n
+	}
+	return server(numbers)
 }
 
 // bind makes and binds a socket as all but the Runner use it.
@@ -52,7 +70,8 @@ func bind(t zmq4.Type) (*zmq4.Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t == zmq4.ROUTER {
+	switch t {
+	case zmq4.ROUTER, zmq4.PUB:
 		if err := unlimited(sock); err != nil {
 			return nil, err
 		}
@@ -65,12 +84,9 @@ func bind(t zmq4.Type) (*zmq4.Socket, error) {
 	return sock, err
 }
 
-// unlimited takes the high-water marks away: a ROUTER at its mark drops replies, and the client would wait for them.
+// unlimited takes the high-water marks away: a ROUTER and a PUB at theirs drop, and the load would wait for what was dropped.
 func unlimited(sock *zmq4.Socket) error {
-	if err := sock.SetSndhwm(0); err != nil {
-		return err
-	}
-	return sock.SetRcvhwm(0)
+	return errors.Join(sock.SetSndhwm(0), sock.SetRcvhwm(0))
 }
 
 func answer(sock *zmq4.Socket) error {
@@ -82,25 +98,31 @@ func answer(sock *zmq4.Socket) error {
 	return err
 }
 
-// echoBlocking is as simple as a server can be. Nothing can stop it but a kill.
-func echoBlocking() error {
-	sock, err := bind(zmq4.ROUTER)
+// serveBlocking is as simple as a server can be. Nothing can stop it but a kill.
+func serveBlocking(t zmq4.Type) error {
+	sock, err := bind(t)
+	tellMemory()
 	for err == nil {
 		err = answer(sock)
 	}
 	return err
 }
 
-// echoPoller is the usual loop, which comes up for air once a second.
-func echoPoller() error {
-	sock, err := bind(zmq4.ROUTER)
+// servePoller is the usual loop, which comes up for air once a second.
+func servePoller(t zmq4.Type) error {
+	sock, err := bind(t)
 	if err != nil {
 		return err
 	}
+	tellMemory()
+	return pollWhile(func() bool { return true }, sock)
+}
+
+func pollWhile(goOn func() bool, sock *zmq4.Socket) error {
 	poller := zmq4.NewPoller()
 	poller.Add(sock, zmq4.POLLIN)
-	for {
-		polled, err := poller.Poll(time.Second)
+	for goOn() {
+		polled, err := poller.Poll(recipePoll)
 		if err != nil {
 			return err
 		}
@@ -110,54 +132,152 @@ func echoPoller() error {
 			}
 		}
 	}
+	return nil
 }
 
-func echoReactor() error {
+func serveReactor() error {
 	sock, err := bind(zmq4.ROUTER)
 	if err != nil {
 		return err
 	}
+	tellMemory()
 	reactor := zmq4.NewReactor()
 	reactor.AddSocket(sock, zmq4.POLLIN, func(zmq4.State) error { return answer(sock) })
 	return reactor.Run(time.Second)
 }
 
-func echoRunner() error {
-	runner, err := zmqgrace.New()
-	if err != nil {
+func serveGoZeroMQ() error {
+	sock := gozeromq.NewRouter(context.Background())
+	if err := sock.Listen("tcp://127.0.0.1:0"); err != nil {
 		return err
 	}
-	sock, err := runner.NewSocket(zmq4.ROUTER)
-	if err != nil {
-		return err
+	fmt.Printf("tcp://%v\n", sock.Addr())
+	tellMemory()
+	for {
+		msg, err := sock.Recv()
+		if err != nil {
+			return err
+		}
+		if err := sock.Send(msg); err != nil {
+			return err
+		}
 	}
-	if err := unlimited(sock.Raw()); err != nil {
-		return err
-	}
-	return run(runner, sock)
 }
 
-// run echoes on a socket until a signal ends the Runner.
-func run(runner *zmqgrace.Runner, sock *zmqgrace.Socket) error {
-	if err := sock.Bind(anyPort); err != nil {
+// sinkBlocking measures what it receives, from the message "s" to the message "e".
+func sinkBlocking() error {
+	sock, err := bind(zmq4.PULL)
+	if err != nil {
 		return err
 	}
-	fmt.Println(sock.Endpoint())
-	return runner.Run(context.Background(), func(_ context.Context, m *zmqgrace.Message) error {
-		return m.Reply(m.Frames...)
+	var c counter
+	for {
+		frame, err := sock.RecvBytes(0)
+		if err != nil {
+			return err
+		}
+		c.see(frame)
+	}
+}
+
+func publishPebbe(messages, bytes int) error {
+	sock, err := bind(zmq4.PUB)
+	if err != nil {
+		return err
+	}
+	return publish(messages, bytes, func(body []byte) error {
+		_, err := sock.SendBytes(body, 0)
+		return err
 	})
 }
 
-func exitRunner(opts ...zmqgrace.Option) error {
-	runner, err := zmqgrace.New(opts...)
+// publish says hello until all subscribers have heard it, which a line on the standard input tells; then it publishes.
+func publish(messages, bytes int, send func([]byte) error) error {
+	heard := make(chan struct{})
+	go func() {
+		os.Stdin.Read(make([]byte, 1))
+		close(heard)
+	}()
+	for waiting := true; waiting; {
+		if err := send([]byte("h")); err != nil {
+			return err
+		}
+		select {
+		case <-heard:
+			waiting = false
+		case <-time.After(time.Millisecond):
+		}
+	}
+	body := make([]byte, bytes)
+	for range messages {
+		if err := send(body); err != nil {
+			return err
+		}
+	}
+	select {}
+}
+
+// lives measures how long a whole life takes, after one to get warm.
+func lives(n int, life func() error) error {
+	fmt.Println("ready")
+	if err := life(); err != nil {
+		return err
+	}
+	w := startWatch()
+	for range n {
+		if err := life(); err != nil {
+			return err
+		}
+	}
+	w.print(n)
+	return nil
+}
+
+func lifePebbe() error {
+	ctx, err := zmq4.NewContext()
 	if err != nil {
 		return err
 	}
-	sock, err := runner.NewSocket(zmq4.REP)
+	sock, err := ctx.NewSocket(zmq4.REP)
 	if err != nil {
 		return err
 	}
-	return run(runner, sock)
+	return errors.Join(sock.Bind(anyPort), sock.SetLinger(0), sock.Close(), ctx.Term())
+}
+
+// drainPebbe waits for a SIGTERM, and then reads what there is.
+func drainPebbe() error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	sock, err := zmq4.NewSocket(zmq4.PULL)
+	if err == nil {
+		err = unlimited(sock)
+	}
+	if err == nil {
+		err = sock.Bind(anyPort)
+	}
+	if err != nil {
+		return err
+	}
+	endpoint, err := sock.GetLastEndpoint()
+	if err != nil {
+		return err
+	}
+	fmt.Println(endpoint)
+
+	<-signals
+	w := startWatch()
+	n := 0
+	for ; ; n++ {
+		if _, err := sock.RecvBytes(zmq4.DONTWAIT); err != nil {
+			if zmq4.AsErrno(err) == zmq4.Errno(syscall.EAGAIN) {
+				break
+			}
+			return err
+		}
+	}
+	w.print(n)
+	return closeAndTerm(sock)
 }
 
 // exitFloor serves nothing and waits for the signal alone: a Go process with a socket can't end sooner.
@@ -185,28 +305,12 @@ func exitRecipe() error {
 	if err != nil {
 		return err
 	}
-	poller := zmq4.NewPoller()
-	poller.Add(sock, zmq4.POLLIN)
-	for !stop.Load() {
-		polled, err := poller.Poll(recipePoll)
-		if err != nil {
-			return err
-		}
-		for range polled {
-			if err := answer(sock); err != nil {
-				return err
-			}
-		}
+	if err := pollWhile(func() bool { return !stop.Load() }, sock); err != nil {
+		return err
 	}
 	return closeAndTerm(sock)
 }
 
 func closeAndTerm(sock *zmq4.Socket) error {
-	if err := sock.SetLinger(0); err != nil {
-		return err
-	}
-	if err := sock.Close(); err != nil {
-		return err
-	}
-	return zmq4.Term()
+	return errors.Join(sock.SetLinger(0), sock.Close(), zmq4.Term())
 }
