@@ -118,16 +118,9 @@ func (c *crew) news() bool {
 func (c *crew) inFlight() bool { return c.busy > 0 || c.deferred.Load() > 0 }
 
 // handle has one message handled at the given place.
-func (c *crew) handle(place int, j job) {
-	err := c.call(place, j)
-	m := j.message
-	if s := m.Socket; place == 0 && err == nil && s != nil && s.typ != zmq4.REP && !m.late && !c.loop.r.ending.Load() {
-		return // that goes without saying: see report
-	}
-	c.settle(place, m, err)
-}
+func (c *crew) handle(place int, j job) { c.settle(place, j.message, c.call(place, j)) }
 
-// call runs the handler, where a panic and Goexit are seen. The seat is left later: one handler mostly follows another.
+// call runs the handler, where a panic and Goexit are seen.
 func (c *crew) call(place int, j job) (err error) {
 	c.seats[place].inside.Store(j.message)
 	returned := false

@@ -29,26 +29,26 @@ type Message struct {
 	Socket *Socket  // where it arrived
 	Frames [][]byte // the body; the handler owns it for ever
 
-	from  sender
-	reply replyState // the socket's mutex guards it
-	late  bool       // it goes to the socket's Late
-	few   [1][]byte  // the Frames of most messages, which so need no memory of their own
+	few [1][]byte // the Frames of most messages, which so need no memory of their own
+
+	// There are many messages, so the rest is packed.
+	id        *byte  // ROUTER: the routing id of the peer; nil on all other types
+	idSize    uint32 // how long it is
+	delimited bool   // a REQ's empty frame follows it
+	late      bool   // the message goes to the socket's Late
+	reply     replyState
 }
 
-// sender is the envelope of a ROUTER's message: who it came from. There is one in every message, so it is small.
-type sender struct {
-	routingID *byte // nil on all other types
-	size      uint32
-	delimited bool // a REQ's empty frame follows it
+// envelope is what goes before a reply.
+type envelope struct {
+	id        []byte // nil but for ROUTER
+	delimited bool
 }
 
-func senderOf(id []byte) sender {
-	return sender{routingID: unsafe.SliceData(id), size: uint32(len(id))}
-}
+func (m *Message) envelope() envelope { return envelope{unsafe.Slice(m.id, m.idSize), m.delimited} }
 
-func (s sender) id() []byte { return unsafe.Slice(s.routingID, s.size) }
-
-type replyState int32
+// The states of a message's reply.
+type replyState uint8 // the socket's mutex guards it
 
 const (
 	replyOpen     replyState = iota
@@ -65,10 +65,10 @@ func (m *Message) add(part []byte, last bool) {
 	switch {
 	case len(m.Frames) > 0:
 		m.Frames = append(m.Frames, part)
-	case m.from.routingID == nil && m.Socket.typ == zmq4.ROUTER:
-		m.from = senderOf(part)
-	case m.from.routingID != nil && !m.from.delimited && len(part) == 0 && !last:
-		m.from.delimited = true
+	case m.id == nil && m.Socket.typ == zmq4.ROUTER:
+		m.id, m.idSize = unsafe.SliceData(part), uint32(len(part))
+	case m.id != nil && !m.delimited && len(part) == 0 && !last:
+		m.delimited = true
 	case m.Frames == nil:
 		m.Frames = append(m.few[:0], part)
 	default:
@@ -79,13 +79,14 @@ func (m *Message) add(part []byte, last bool) {
 // Envelope returns what Reply puts in front of its frames: on ROUTER the routing id of the peer, and the
 // empty delimiter if there was one. It is empty on all other types. The frames must not be changed.
 func (m *Message) Envelope() [][]byte {
+	e := m.envelope()
 	switch {
-	case m.from.routingID == nil:
+	case e.id == nil:
 		return nil
-	case m.from.delimited:
-		return [][]byte{m.from.id(), {}}
+	case e.delimited:
+		return [][]byte{e.id, {}}
 	}
-	return [][]byte{m.from.id()}
+	return [][]byte{e.id}
 }
 
 // Reply sends frames back the way the message came; without frames, one empty frame. It copies them, puts
@@ -104,7 +105,7 @@ func (m *Message) Reply(frames ...[]byte) error {
 	was := m.reply
 	err := m.mayReply()
 	if err == nil {
-		s.outbox.queue.add(m.from, frames, large, true)
+		s.outbox.queue.add(m.envelope(), frames, large, true)
 		s.added(1, s)
 	}
 	s.mu.Unlock()
@@ -149,7 +150,7 @@ func (m *Message) turnReply(to replyState) bool {
 }
 
 // routingID is the peer's, in hex; empty where there is none.
-func (m *Message) routingID() string { return hex.EncodeToString(m.from.id()) }
+func (m *Message) routingID() string { return hex.EncodeToString(m.envelope().id) }
 
 func canReceive(t zmq4.Type) bool { return t != zmq4.PUSH && t != zmq4.PUB }
 

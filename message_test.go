@@ -107,7 +107,7 @@ func FuzzSplitEnvelope(f *testing.F) {
 			return // a reply has at least one frame
 		}
 		var q queue
-		q.add(m.from, body, nil, true)
+		q.add(m.envelope(), body, nil, true)
 		if reply, _ := q.chunks[0].firstParts(); !sameFrames(reply, whole) {
 			t.Fatalf("%q was copied as %q", whole, reply)
 		}
@@ -117,9 +117,7 @@ func FuzzSplitEnvelope(f *testing.F) {
 func TestQueuedFramesShareNothing(t *testing.T) {
 	id, body := []byte("id"), frames("hello", "", "world")
 	var q queue
-	to := senderOf(id)
-	to.delimited = true
-	q.add(to, body, nil, true)
+	q.add(envelope{id, true}, body, nil, true)
 	for _, f := range append(body, id) {
 		for i := range f {
 			f[i] = 'X'

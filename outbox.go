@@ -106,7 +106,7 @@ func (s *Socket) push(frames [][]byte, source *Socket, reply bool) error {
 	s.mu.Lock()
 	shut := s.outbox.shut
 	if !shut {
-		s.outbox.queue.add(sender{}, frames, large, reply)
+		s.outbox.queue.add(envelope{}, frames, large, reply)
 		s.added(1, source)
 	}
 	s.mu.Unlock()
@@ -135,7 +135,7 @@ func (s *Socket) tryPush(frames [][]byte, large []libzmq.Frame) (room <-chan str
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.outbox.shut && !s.outbox.full() {
-		s.outbox.queue.add(sender{}, frames, large, false)
+		s.outbox.queue.add(envelope{}, frames, large, false)
 		s.added(1, nil)
 		s.r.loop.notice(s)
 		return nil, nil

@@ -645,7 +645,7 @@ func TestMessagesStayWholeWherePeersComeAndGo(t *testing.T) {
 			}
 			send := func(m [][]byte) error {
 				var q queue
-				q.add(sender{}, m, nil, false)
+				q.add(envelope{}, m, nil, false)
 				_, err := q.send(way, true)
 				return err
 			}

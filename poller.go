@@ -371,7 +371,7 @@ func (l *loop) poll(timeout time.Duration, receiving bool) []*Socket {
 // mayReceive reports whether s's messages may be taken now: not while it is paused, an outbox that its handler sent
 // to is full, or nobody is there to handle them.
 func (s *Socket) mayReceive() bool {
-	if !canReceive(s.typ) || s.pauses.Load() != 0 || s.asleep.Load() {
+	if !canReceive(s.typ) || s.paused() {
 		return false
 	}
 	if s.link != nil && !s.rejecting() {
@@ -379,6 +379,9 @@ func (s *Socket) mayReceive() bool {
 	}
 	return s.r.loop.crew.room(1) > 0 && (s.r.handlerOf(s) != nil || s.rejecting())
 }
+
+// paused reports whether it is, by Pause or by an outbox that its handler filled.
+func (s *Socket) paused() bool { return s.pauses.Load() != 0 || s.asleep.Load() }
 
 // refresh makes the poller anew where sockets have come or gone.
 func (l *loop) refresh() {
@@ -411,45 +414,90 @@ func (l *loop) takeTurn(s *Socket) {
 	watch := l.startWatch()
 	s.inbox.dry = false // that was some time ago
 	s.lastTurn = 0
-	for s.turnLeft > 0 && s.mayReceive() {
-		var done int
-		var err error
+	for s.turnLeft > 0 && !s.closed && l.told() < closing && s.mayReceive() {
 		if s.link != nil && !s.rejecting() {
-			done, err = s.forward(s.turnLeft)
-		} else if err = s.fill(l.crew.room(s.turnLeft)); err == nil {
-			done = 1
-			l.serveNext(s)
+			done, err := s.forward(s.turnLeft)
+			if err != nil {
+				l.receiveFailed(s, err)
+				return
+			}
+			s.counted(done)
+			if watch.over(done) {
+				return
+			}
+			continue
 		}
-		if err != nil {
+		if err := s.fill(l.crew.room(s.turnLeft)); err != nil {
 			l.receiveFailed(s, err)
 			return
 		}
-		s.lastTurn += done
-		if s.turnLeft -= done; s.closed || l.told() >= closing || watch.over(done) {
-			return
+		s.touch()
+		s.awaiting = false
+		if l.crew.size == 0 {
+			if l.handleInline(s, &watch) {
+				return
+			}
+		} else {
+			l.handOut(s)
+		}
+		if s.typ == zmq4.REP && !s.closed {
+			s.deliver(time.Now()) // it takes the next request when the reply is out
 		}
 	}
 }
 
-// serveNext has the next message handled.
-func (l *loop) serveNext(s *Socket) {
-	m := s.inbox.next()
-	s.touch()
-	s.awaiting = false
-	j := job{m, s.r.handlerOf(s), s.ctx}
+// counted counts n messages of the turn.
+func (s *Socket) counted(n int) {
+	s.turnLeft -= n
+	s.lastTurn += n
+}
+
+// job makes a message one, for the socket's handler or for Late.
+func (s *Socket) job(m *Message) job {
 	if s.rejecting() {
-		m.late, j.handler = true, s.late
+		m.late = true
+		return job{m, s.late, s.ctx}
 	}
-	if l.crew.size == 0 {
-		s.begun++
-		l.crew.handle(0, j)
-	} else {
+	return job{m, s.r.handlerOf(s), s.ctx}
+}
+
+// handOut gives what is in the inbox to the workers, of whom there are enough.
+func (l *loop) handOut(s *Socket) {
+	for len(s.inbox.messages) > 0 {
 		s.received(1)
-		l.crew.assign(j)
+		s.counted(1)
+		l.crew.assign(s.job(s.inbox.next()))
 	}
-	if s.typ == zmq4.REP && !s.closed {
-		s.deliver(time.Now()) // it takes the next request when the reply is out
+}
+
+// handleInline has what is in the inbox handled here and now, and reports whether the turn is over. It is crew.call for a batch.
+func (l *loop) handleInline(s *Socket, watch *watch) (over bool) {
+	c := l.crew
+	seat := &c.seats[0]
+	plain := s.typ != zmq4.REP
+	var j job
+	returned := true
+	defer func() {
+		if !returned {
+			c.escaped(0, j.message)
+		}
+	}()
+	for len(s.inbox.messages) > 0 && s.turnLeft > 0 && !s.paused() {
+		j = s.job(s.inbox.next())
+		s.begun++
+		s.counted(1)
+		seat.inside.Store(j.message)
+		returned = false
+		err := j.handler(j.ctx, j.message)
+		returned = true
+		if err != nil || !plain || j.message.late || l.r.ending.Load() {
+			c.settle(0, j.message, err)
+		} // otherwise it goes without saying: see report
+		if watch.over(1) || s.closed || l.told() >= closing {
+			return true
+		}
 	}
+	return false
 }
 
 // watch tells when a turn is over. It does not look at the clock after every message: that costs half as much as handling a

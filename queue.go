@@ -101,13 +101,13 @@ func (q *queue) end() *chunk {
 	return c
 }
 
-// add copies a message, to a ROUTER's peer if there is one, and takes over those of its frames that copyLarge has copied. A
-// reply is marked, since its peer may go on with another request when it leaves.
-func (q *queue) add(to sender, body [][]byte, large []libzmq.Frame, reply bool) {
+// add copies a message, and takes over those of its frames that copyLarge has copied. A reply is marked, since its peer may go
+// on with another request when it leaves.
+func (q *queue) add(to envelope, body [][]byte, large []libzmq.Frame, reply bool) {
 	q.messages++
 	c := q.end()
-	if to.routingID != nil {
-		c.add(to.id(), false)
+	if to.id != nil {
+		c.add(to.id, false)
 		if to.delimited {
 			c.add(nil, false)
 		}

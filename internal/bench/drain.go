@@ -26,7 +26,7 @@ func (b *bench) drain() error {
 		rounds: 7,
 		contestants: []*contestant{
 			server("zmqgrace", "Runner, WithDrainQuiet(0), paused until the signal; its drain", self("drain-zmqgrace")),
-			server("portable", "Runner, "+portableEnv, portable(self("drain-zmqgrace"))),
+			server("portable", "Runner, pebbe's calls alone", b.portable(self("drain-zmqgrace"))),
 			server("pebbe", "RecvBytes(DONTWAIT) until there is no more", self("drain-pebbe")),
 			server("c", "the same in C", b.inC("backlog")),
 		},

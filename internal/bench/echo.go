@@ -60,7 +60,7 @@ func (b *bench) echoes(window, bytes int) []*contestant {
 	}
 	all := []*contestant{
 		echo("zmqgrace", "Runner", self("echo-zmqgrace", 0)),
-		echo("portable", "Runner, "+portableEnv, portable(self("echo-zmqgrace", 0))),
+		echo("portable", "Runner, pebbe's calls alone", b.portable(self("echo-zmqgrace", 0))),
 		echo("blocking", "pebbe, RecvMessageBytes(0); can't be stopped", self("echo-blocking")),
 		echo("poller", "pebbe Poller, one message a poll; the usual loop", self("echo-poller")),
 		echo("reactor", "pebbe Reactor", self("echo-reactor")),

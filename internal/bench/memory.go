@@ -27,7 +27,7 @@ func (b *bench) memory() error {
 		contestants: []*contestant{
 			echo("zmqgrace", fmt.Sprintf("Runner, window %d", window), window, self("echo-zmqgrace", 0)),
 			echo("zmqgrace/window=1", "Runner, window 1", 1, self("echo-zmqgrace", 0)),
-			echo("portable", "Runner, "+portableEnv, window, portable(self("echo-zmqgrace", 0))),
+			echo("portable", "Runner, pebbe's calls alone", window, b.portable(self("echo-zmqgrace", 0))),
 			echo("blocking", "pebbe, RecvMessageBytes(0)", window, self("echo-blocking")),
 			echo("poller", "pebbe Poller", window, self("echo-poller")),
 			echo("reactor", "pebbe Reactor", window, self("echo-reactor")),

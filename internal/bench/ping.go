@@ -24,7 +24,7 @@ func (b *bench) ping() error {
 			rounds: 31,
 			contestants: []*contestant{
 				pong("zmqgrace", "Runner", runner),
-				pong("portable", "Runner, "+portableEnv, portable(runner)),
+				pong("portable", "Runner, pebbe's calls alone", b.portable(runner)),
 				pong("blocking", "pebbe, RecvMessageBytes(0)", self(kind.name+"-blocking")),
 				pong("poller", "pebbe Poller", self(kind.name+"-poller")),
 				pong("c", "C, blocking", inC),

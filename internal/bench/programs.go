@@ -19,7 +19,7 @@ var sources embed.FS
 // zloop takes part where CZMQ is installed.
 const zloopProgram = "zloop"
 
-// compile makes the C programs.
+// compile makes the C programs, and this one anew.
 func (b *bench) compile() error {
 	if err := os.CopyFS(b.dir, sources); err != nil {
 		return err
@@ -39,6 +39,10 @@ func (b *bench) compile() error {
 		if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("gcc: %w\n%s", err, out)
 		}
+	}
+	progress("compiling the portable program")
+	if out, err := exec.Command("go", "build", "-ldflags", portableFlag, "-o", b.program("portable"), ".").CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return nil
 }

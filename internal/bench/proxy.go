@@ -23,7 +23,7 @@ func (b *bench) proxy() error {
 			rounds: 11,
 			contestants: []*contestant{
 				proxy("zmqgrace", "Runner.Proxy", kind.runner),
-				proxy("portable", "Runner.Proxy, "+portableEnv, portable(kind.runner)),
+				proxy("portable", "Runner.Proxy, pebbe's calls alone", b.portable(kind.runner)),
 				proxy("c", "zmq_proxy", kind.inC),
 			},
 		}

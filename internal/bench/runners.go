@@ -10,11 +10,14 @@ import (
 	"github.com/zmqgrace/zmqgrace"
 )
 
-// portableEnv has the Runner use pebbe's own calls alone, as where it can't reach libzmq by its own.
-const portableEnv = "ZMQGRACE_PORTABLE=1"
+// portableFlag has the linker make a program whose Runners use pebbe's own calls alone, as where they can't reach libzmq by
+// their own.
+const portableFlag = "-X github.com/zmqgrace/zmqgrace.portable=yes"
 
-// portable is the same server on the portable path.
-func portable(command []string) []string { return append([]string{"env", portableEnv}, command...) }
+// portable is the same server in that program.
+func (b *bench) portable(command []string) []string {
+	return append([]string{b.program("portable")}, command[1:]...)
+}
 
 var (
 	patientLoop = zmqgrace.WithPollTimeout(time.Hour)

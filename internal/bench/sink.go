@@ -20,7 +20,7 @@ func (b *bench) sink() error {
 		rounds: 11,
 		contestants: []*contestant{
 			sink("zmqgrace", "Runner", self("sink-zmqgrace")),
-			sink("portable", "Runner, "+portableEnv, portable(self("sink-zmqgrace"))),
+			sink("portable", "Runner, pebbe's calls alone", b.portable(self("sink-zmqgrace"))),
 			sink("blocking", "pebbe, RecvBytes(0)", self("sink-blocking")),
 			sink("c", "C, blocking", b.inC("sink")),
 		},
