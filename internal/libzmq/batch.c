@@ -9,12 +9,15 @@
 
 enum { few_parts = 8 };
 
-static int receive_part(zmq_msg_t *part, void *socket) {
+static int receive_part(zmq_msg_t *part, void *socket, int *more) {
 	int rc;
 	do
 		rc = zmq_msg_recv(part, socket, ZMQ_DONTWAIT);
 	while (rc < 0 && zmq_errno() == EINTR);
-	return rc < 0 ? zmq_errno() : 0;
+	if (rc < 0)
+		return zmq_errno();
+	*more = zmq_msg_more(part);
+	return 0;
 }
 
 /* keep moves a message to the C heap, where it stays until zg_free. */
@@ -39,10 +42,10 @@ static zg_frame *add_frame(zg_batch *batch) {
 
 /* add puts a part into the batch: its bytes, or, where they are many or there is no room, the zmq_msg_t itself, so that they
  * are copied once, to where they stay. */
-static void add(zg_batch *batch, zmq_msg_t *part, size_t alone) {
+static void add(zg_batch *batch, zmq_msg_t *part, int more, size_t alone) {
 	zg_frame *frame = add_frame(batch);
 	frame->size = zmq_msg_size(part);
-	frame->more = zmq_msg_more(part);
+	frame->more = more;
 	frame->mark = 0;
 	frame->own = 0;
 	if (frame->size >= alone || frame->size > batch->room - batch->used) {
@@ -75,15 +78,14 @@ int zg_receive(void *socket, zg_batch *batch, int most, size_t alone, int *messa
 		size_t frames = batch->frame_count, used = batch->used;
 		int more = 1;
 		while (more) {
-			error = receive_part(&part, socket);
+			error = receive_part(&part, socket, &more);
 			if (error != 0) {
 				cut(batch, frames, used);
 				zmq_msg_close(&part);
 				return error;
 			}
-			more = zmq_msg_more(&part);
-			taken += zmq_msg_size(&part);
-			add(batch, &part, alone);
+			add(batch, &part, more, alone);
+			taken += batch->frames[batch->frame_count - 1].size;
 		}
 	}
 	zmq_msg_close(&part);
@@ -194,18 +196,16 @@ int zg_forward(void *from, void *to, int swallows, zg_batch *batch, int first_pa
 		size_t frames = batch->frame_count, used = batch->used;
 		int count = 0, more = 1, received = 0;
 		while (more && count < few_parts) {
-			received = receive_part(&parts[count], from);
+			received = receive_part(&parts[count], from, &more);
 			if (received != 0)
 				break;
-			more = zmq_msg_more(&parts[count++]);
+			count++;
 		}
 		error = received;
 		if (error == 0 && !more)
 			error = pass_on(to, swallows, parts, count);
-		if (error == 0 && !more && first_parts) {
-			add(batch, &parts[0], SIZE_MAX);
-			batch->frames[frames].more = 0;
-		}
+		if (error == 0 && !more && first_parts)
+			add(batch, &parts[0], 0, SIZE_MAX);
 		if (error == 0 && !more) {
 			++*messages;
 			continue;
@@ -213,15 +213,14 @@ int zg_forward(void *from, void *to, int swallows, zg_batch *batch, int first_pa
 		if (received != 0) /* nothing, or not all of it (ETERM) */
 			break;
 		for (int i = 0; i < count; i++)
-			add(batch, &parts[i], 0);
+			add(batch, &parts[i], more || i < count - 1, 0);
 		while (more) { /* a message of many parts: somebody else may send it */
-			error = receive_part(&parts[0], from);
+			error = receive_part(&parts[0], from, &more);
 			if (error != 0) {
 				cut(batch, frames, used);
 				break;
 			}
-			more = zmq_msg_more(&parts[0]);
-			add(batch, &parts[0], 0);
+			add(batch, &parts[0], more, 0);
 		}
 		break;
 	}
