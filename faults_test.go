@@ -3,6 +3,7 @@ package zmqgrace
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -220,6 +221,11 @@ func alone(t *testing.T, wrap ...string) bool {
 		return true
 	}
 	args := append(wrap, os.Args[0], "-test.v", "-test.parallel=10", "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$")
+	flag.Visit(func(f *flag.Flag) {
+		if !strings.HasPrefix(f.Name, "test.") { // the tests' own
+			args = append(args, fmt.Sprintf("-%s=%v", f.Name, f.Value))
+		}
+	})
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), aloneVariable+"="+t.Name(), "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	out, err := cmd.CombinedOutput()
@@ -288,6 +294,22 @@ func TestAPanicInAnyPhaseHasTheLoopFlushAndKillsTheProcess(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestTwoSignalsAtOnceForceTheEndOfARunningServer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, service{Grace: time.Minute, Quiet: 30 * time.Second, Limit: 30 * time.Second, Stay: true})
+	request(t, dial(t, zmq4.DEALER, s.endpoint), "hello")
+	// Two of the same kind could become one in the kernel.
+	s.signal(syscall.SIGINT)
+	s.signal(syscall.SIGTERM)
+	began := time.Now()
+	o := s.returned()
+	if took := time.Since(began); took > time.Second || !o.Forced || o.Deadline {
+		t.Errorf("Run returned %q after %v", o.Error, took)
+	}
+	s.signal(syscall.SIGINT)
+	s.diedOf(syscall.SIGINT)
 }
 
 func TestGoexitInAnyPhaseEndsTheServerGracefullyWithAnError(t *testing.T) {
