@@ -475,15 +475,16 @@ func fullDisk(t *testing.T) string {
 	}
 	dir, err := os.MkdirTemp("", "zg")
 	must(t, err)
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16k,nr_inodes=1"); err != nil { // the root directory's
-		os.RemoveAll(dir)
-		t.Skipf("skipped: no file system can be mounted here: %v", err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	// The one inode is the root directory's.
+	out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=1", "tmpfs", dir).CombinedOutput()
+	if err != nil {
+		t.Skipf("skipped: no file system can be mounted here: %v: %s", err, out)
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("unmount: %v: %s", err, out)
 		}
-		os.RemoveAll(dir)
 	})
 	if _, err := os.Create(filepath.Join(dir, "file")); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("a file on a full disk: %v", err)
