@@ -567,10 +567,14 @@ func TestWithoutADescriptorLeftTheServerServesOnAndEnds(t *testing.T) {
 				h.errand(func(_ context.Context, m *Message) error { fails(m.Socket.r); return m.Reply() })
 				expectMessage(t, h.client, "")
 			}
-			taker := peer(t, zmq4.PULL) // made before there is none left, for the flush
-			must(t, taker.Connect(h.lonely.Endpoint()))
-			defer withoutDescriptors(t).free()
-			if phase != Closing {
+			taker := peer(t, zmq4.PULL)
+			none := withoutDescriptors(t)
+			defer none.free()
+			if phase == Closing { // one for each side of the connection that the flush waits for
+				none.giveOne()
+				none.giveOne()
+				must(t, taker.Connect(h.lonely.Endpoint()))
+			} else {
 				h.serves()
 			}
 			close(h.release)
