@@ -25,6 +25,7 @@ import (
 type held struct {
 	*running
 	phase   Phase
+	delayed *delayed
 	front   *Socket // ROUTER
 	client  *zmq4.Socket
 	release chan struct{} // closed: the ready delay is over, and the drain may end
@@ -37,13 +38,21 @@ type held struct {
 // An errand is something to do in a handler, as the message that it was sent with.
 type errand func(ctx context.Context, m *Message) error
 
-const heldGrace = 4 * time.Second // but in Announced, whose delay is as long as the test wants
+// Only what does not end by itself in such a Runner has a time, which no test waits for.
+const (
+	heldGrace  = 2 * patience
+	heldLinger = time.Second
+	heldFlush  = 3 * time.Second // in Closing
+	atOnce     = patience / 2    // a generous bound for the end of what is let go
+)
 
-// delayed is the loop, but for the ready delay, which is over when the test says so.
+// delayed is the loop, but for the ready delay, which is over when the test says so, and for Term, which waits for it.
 type delayed struct {
 	engine
 	over  <-chan struct{}
 	asked bool // for the first time, which is in Announced
+
+	errand chan struct{} // nil, or closed: Term may begin
 }
 
 func (d *delayed) drained() <-chan struct{} {
@@ -62,17 +71,28 @@ func (d *delayed) drained() <-chan struct{} {
 	return over
 }
 
+func (d *delayed) term() <-chan struct{} {
+	if d.errand != nil {
+		<-d.errand
+	}
+	return d.engine.term()
+}
+
 // prepareHeld makes a Runner that can be brought into a phase.
 func prepareHeld(t testing.TB, phase Phase, opts ...Option) *held {
 	t.Helper()
-	usual := []Option{briefly, WithGrace(heldGrace), WithLinger(heldGrace / 4)}
-	if phase == Announced {
-		usual = append(usual, WithGrace(2*patience), WithReadyDelay(patience))
+	usual := []Option{briefly, WithGrace(heldGrace), WithLinger(heldLinger)}
+	switch phase {
+	case Announced:
+		usual = append(usual, WithReadyDelay(patience))
+	case Closing:
+		usual = append(usual, WithLinger(heldFlush))
 	}
 	opts = append(usual, opts...)
 	h := &held{running: &running{Runner: newTestRunner(t, opts...), t: t, result: make(chan error, 1)}, phase: phase,
 		release: make(chan struct{}), errands: make(chan errand, 1), did: make(chan struct{}, 1)}
-	h.engine = &delayed{engine: h.loop, over: h.release}
+	h.delayed = &delayed{engine: h.loop, over: h.release}
+	h.engine = h.delayed
 	h.front = bound(t, h.Runner, zmq4.ROUTER, "tcp://127.0.0.1:*", WithName("front"))
 	h.lonely = bound(t, h.Runner, zmq4.PUSH, "tcp://127.0.0.1:*", WithName("lonely"))
 	h.client = dial(t, zmq4.DEALER, h.front.Endpoint())
@@ -150,11 +170,13 @@ func holdAtErrand(t testing.TB, phase Phase, do errand, opts ...Option) *held {
 		return h
 	}
 	h := prepareHeld(t, Running, append(opts, WithGrace(time.Second))...)
+	h.delayed.errand = make(chan struct{})
 	h.proceed()
 	inside := make(chan struct{})
 	h.errands <- func(ctx context.Context, m *Message) error {
 		close(inside)
 		<-ctx.Done()
+		defer close(h.delayed.errand)
 		h.reach(Closing)
 		return do(ctx, m)
 	}
@@ -338,9 +360,9 @@ func TestAHandlerThatGetsStuckInAnyPhaseIsNamedWhenTheGraceIsOver(t *testing.T) 
 		back := make(chan struct{})
 		defer close(back)
 		inside := make(chan struct{})
-		grace := []Option{WithGrace(time.Second)}
+		grace := []Option{WithGrace(3 * time.Second)}
 		if phase == Announced {
-			grace = append(grace, WithReadyDelay(900*ms))
+			grace = append(grace, WithReadyDelay(2*time.Second))
 		}
 		h := hold(t, phase, grace...)
 		h.errands <- func(context.Context, *Message) error { close(inside); <-back; return nil }
@@ -348,7 +370,7 @@ func TestAHandlerThatGetsStuckInAnyPhaseIsNamedWhenTheGraceIsOver(t *testing.T) 
 		over(t, "the handler runs", inside)
 		asked := time.Now()
 		rep, err := h.letGo()
-		if took := time.Since(asked); took > 1500*ms {
+		if took := time.Since(asked); took > atOnce {
 			t.Errorf("Run returned after %v", took)
 		}
 		if e := incomplete(t, err); e.Phase != Draining || len(e.Running) != 1 || e.Running[0].Socket != "front" || rep.Sockets[0].Abandoned != 1 {
@@ -369,7 +391,7 @@ func TestARawSocketLeakedInAnyPhaseHoldsTheEndForASecondAndIsReported(t *testing
 		}
 		asked := time.Now()
 		_, err = h.letGo()
-		if took := time.Since(asked); took > heldGrace+time.Second {
+		if took := time.Since(asked); took > atOnce {
 			t.Errorf("Run returned after %v", took)
 		}
 		if e := incomplete(t, err); !e.Leaked || e.Phase != Closing {
@@ -441,7 +463,7 @@ func TestSomebodyElsesTermInAnyPhaseEndsTheServerAtOnceWithAnError(t *testing.T)
 		if err == nil || !strings.Contains(err.Error(), "terminated by somebody else") {
 			t.Errorf("Run returned %v", err)
 		}
-		if took := time.Since(asked); took > heldGrace/2 {
+		if took := time.Since(asked); took > atOnce {
 			t.Errorf("Run returned after %v", took)
 		}
 		if phase == Closing && rep.Sockets[1].Unsent != 1 {
