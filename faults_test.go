@@ -287,7 +287,7 @@ func TestAPanicInAnyPhaseHasTheLoopFlushAndKillsTheProcess(t *testing.T) {
 		Running:   {},
 		Announced: {ReadyDelay: patience / 2},
 		Draining:  {Quiet: patience / 2, Limit: patience / 2},
-		Closing:   {Grace: 500 * time.Millisecond},
+		Closing:   {Grace: 4 * time.Second}, // one of which is for Closing
 	} {
 		t.Run(phase.String(), func(t *testing.T) {
 			t.Parallel()
