@@ -458,7 +458,7 @@ func TestSomebodyElsesTermInAnyPhaseEndsTheServerAtOnceWithAnError(t *testing.T)
 		termed := make(chan error, 1)
 		go func() { termed <- h.Context().Term() }()
 		asked := time.Now()
-		close(h.release)
+		defer close(h.release) // nothing but Term ends it
 		rep, err := h.returned()
 		if err == nil || !strings.Contains(err.Error(), "terminated by somebody else") {
 			t.Errorf("Run returned %v", err)
@@ -612,6 +612,7 @@ func TestWhoConnectsWhileThereIsNoDescriptorLeftIsServedWhenThereIs(t *testing.T
 		return
 	}
 	h := hold(t, Running)
+	h.serves() // so that its client is connected
 	newcomer := peer(t, zmq4.DEALER)
 	none := withoutDescriptors(t)
 	none.giveOne() // for the newcomer's side of the connection
