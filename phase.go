@@ -9,6 +9,40 @@ import (
 )
 
 // A Phase is where a [Runner] is in its life.
+//
+// These are all the ways from one to another. Whatever is not in the table changes nothing: a second reason to end, for
+// example, neither shortens the ready delay nor replaces the first as the cause.
+//
+//	from      | event                                | to
+//	----------+--------------------------------------+----------------------------------------------------------
+//	Idle      | Run                                  | Running: signals are caught, Go functions start
+//	Idle      | Run is refused                       | Idle: mend it and call Run again
+//	Idle      | Shutdown                             | Closing: what was sent is flushed
+//	Idle      | Close                                | Closing, with linger 0
+//	Running   | a signal                             | Announced: the grace begins, the cause is a SignalError
+//	Running   | the end of ctx                       | Announced: the cause is the context's
+//	Running   | Shutdown                             | Announced: the cause is ErrShutdown
+//	Running   | ErrStop                              | Announced: the cause is the error
+//	Running   | Close                                | Closing, with linger 0
+//	Announced | the ready delay is over              | Draining: Goodbyes are said, Go functions cancelled
+//	Announced | the loop has failed                  | Draining, which is over at once
+//	Announced | a second signal                      | Closing, with linger 0
+//	Announced | Close                                | Closing, with linger 0
+//	Draining  | drained                              | Closing: flush, linger, close, term
+//	Draining  | an empty moment past the drain limit | Closing; the report says Busy
+//	Draining  | the hard end                         | Closing: handlers are cancelled, the rest is abandoned
+//	Draining  | a second signal                      | Closing, with linger 0
+//	Draining  | Close                                | Closing, with linger 0
+//	Closing   | Term is back                         | Done: Run returns nil, if nothing was left
+//	Closing   | Term is back when the linger is over | Done: LingerExpired
+//	Closing   | Term is not back a second after that | Done: Leaked
+//	Closing   | the loop is not back before the end  | Closing: Term begins, to free it, then Done
+//	Closing   | a second signal                      | Done, at most 50 ms later
+//	Closing   | Close                                | Done, at most 50 ms later
+//	Done      | Run                                  | Done: ErrClosed
+//	Done      | Shutdown                             | Done: what Run returned
+//	Done      | Close                                | Done
+//	any       | a panic                              | none: the loop has a second to flush, then the process dies
 type Phase int
 
 // The phases, in order.

@@ -1,0 +1,223 @@
+package zmqgrace
+
+import (
+	"context"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+// A server whose clients must have the right key, and its end. socket_test.go has when such a server does not start.
+
+// keys are of one side of a CURVE connection.
+type keys struct{ public, secret string }
+
+func newKeys(t testing.TB) (k keys) {
+	t.Helper()
+	if !zmq4.HasCurve() {
+		t.Skip("libzmq was built without CURVE")
+	}
+	var err error
+	k.public, k.secret, err = zmq4.NewCurveKeypair()
+	must(t, err)
+	return k
+}
+
+// clientOf has a client with these keys ask for a server with that public key.
+func (k keys) clientOf(server keys) func(*zmq4.Socket) error {
+	return func(s *zmq4.Socket) error { return s.ClientAuthCurve(server.public, k.public, k.secret) }
+}
+
+// peerContext is for peers that come and go.
+func peerContext(t testing.TB) *zmq4.Context {
+	t.Helper()
+	ctx, err := zmq4.NewContext()
+	must(t, err)
+	t.Cleanup(func() { ctx.Term() })
+	return ctx
+}
+
+// guarded is a server that lets in whom it knows.
+type guarded struct {
+	*running
+	front, zap *Socket
+	denied     chan string
+}
+
+func newGuarded(t testing.TB, endpoint string, own keys, known []keys, quiet []SocketOption, opts ...Option) *guarded {
+	t.Helper()
+	r := newTestRunner(t, opts...)
+	g := &guarded{denied: make(chan string, 100_000)}
+	var err error
+	g.front, err = r.NewSocket(zmq4.ROUTER, WithName("front"))
+	must(t, err)
+	must(t, g.front.Raw().ServerAuthCurve("test", own.secret))
+	g.zap = bound(t, r, zmq4.REP, zapEndpoint, append(quiet, WithName("zap"))...)
+	g.zap.Handle(zapHandler(g.denied, func(mechanism string, credentials [][]byte) bool {
+		for _, k := range known {
+			if mechanism == "CURVE" && string(credentials[0]) == zmq4.Z85decode(k.public) {
+				return true
+			}
+		}
+		return false
+	}))
+	must(t, g.front.Bind(endpoint))
+	g.running = start(t, r, echo)
+	return g
+}
+
+func TestAClientWithTheRightKeyIsServedAcrossARestart(t *testing.T) {
+	t.Parallel()
+	server, known := newKeys(t), newKeys(t)
+	endpoint := ownPort(t)
+	client := dial(t, zmq4.DEALER, endpoint, known.clientOf(server))
+	for range 3 {
+		g := newGuarded(t, endpoint, server, []keys{known}, nil, briefly)
+		stranger := dial(t, zmq4.DEALER, endpoint, newKeys(t).clientOf(server))
+		tell(t, stranger, "let me in")
+		for range 100 {
+			if got := request(t, client, "hello"); got[0] != "hello" {
+				t.Errorf("the answer is %q", got)
+			}
+		}
+		next(t, "the stranger is denied", g.denied)
+		rep := g.ended()
+		if front := rep.Sockets[0]; front.Received != 100 || front.Sent != 100 || front.Unroutable != 0 {
+			t.Errorf("the report is %v", rep)
+		}
+		if got, err := stranger.Recv(zmq4.DONTWAIT); err == nil {
+			t.Errorf("the stranger received %q", got)
+		}
+	}
+}
+
+// A client with the wrong key for the server can't even ask, nor one that has none.
+func TestWhoDoesNotKnowTheServersKeyGetsNothingIn(t *testing.T) {
+	t.Parallel()
+	server, known := newKeys(t), newKeys(t)
+	g := newGuarded(t, "tcp://127.0.0.1:*", server, []keys{known}, nil, briefly)
+	for name, set := range map[string]func(*zmq4.Socket) error{
+		"another server's key": known.clientOf(newKeys(t)),
+		"no key":               func(*zmq4.Socket) error { return nil },
+		"a password":           func(s *zmq4.Socket) error { return s.ClientAuthPlain("me", "secret") },
+	} {
+		tell(t, dial(t, zmq4.DEALER, g.front.Endpoint(), set), name)
+	}
+	client := dial(t, zmq4.DEALER, g.front.Endpoint(), known.clientOf(server))
+	for range 100 {
+		request(t, client, "hello")
+	}
+	if rep := g.ended(); rep.Sockets[0].Received != 100 || len(g.denied) != 0 {
+		t.Errorf("%d were asked for, the report is %v", len(g.denied), rep)
+	}
+}
+
+// libzmq's own clients give up when they are denied; others may try again and again. If each time began the quiet anew,
+// strangers could decide how long the end takes. With the usual quiet time it takes the drain limit then.
+func TestStrangersWhoTryAgainAndAgainDoNotHoldUpTheEndWhereZAPHasNoQuietTime(t *testing.T) {
+	t.Parallel()
+	server, known := newKeys(t), newKeys(t)
+	const limit = 2 * time.Second
+	for _, test := range []struct {
+		name    string
+		quiet   []SocketOption
+		mayBusy bool
+	}{
+		{"none", []SocketOption{WithSocketQuiet(0)}, false},
+		{"the usual", nil, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			g := newGuarded(t, "tcp://127.0.0.1:*", server, []keys{known}, test.quiet, WithDrainLimit(limit))
+			request(t, dial(t, zmq4.DEALER, g.front.Endpoint(), known.clientOf(server)), "hello")
+			enough := make(chan struct{})
+			var strangers sync.WaitGroup
+			defer strangers.Wait()
+			defer close(enough)
+			ctx := peerContext(t)
+			strangers.Go(func() {
+				for !isClosed(enough) {
+					s := peerIn(t, ctx, zmq4.DEALER)
+					newKeys(t).clientOf(server)(s)
+					s.Connect(g.front.Endpoint())
+					select {
+					case <-g.denied:
+					case <-enough:
+					case <-time.After(patience):
+					}
+					s.Close()
+				}
+			})
+			until(t, "strangers are denied", func() bool { return g.zap.report().Handled > 10 })
+			asked := time.Now()
+			rep := g.ended()
+			took := time.Since(asked)
+			t.Logf("ended after %v, %d strangers denied", took.Round(time.Millisecond), rep.Sockets[1].Handled)
+			if rep.Busy && !test.mayBusy || took > 2*limit {
+				t.Errorf("ended after %v, the report is %v", took, rep)
+			}
+		})
+	}
+}
+
+// Connections in the middle of their handshake, some of which wait for an answer of ZAP that never comes.
+func TestTheEndDoesNotWaitForThoseWhoAreNotInYet(t *testing.T) {
+	t.Parallel()
+	server, known := newKeys(t), newKeys(t)
+	r := newTestRunner(t, briefly, WithWorkers(1), WithGrace(2*time.Second))
+	front, err := r.NewSocket(zmq4.ROUTER, WithName("front"))
+	must(t, err)
+	must(t, front.Raw().ServerAuthCurve("test", server.secret))
+	zap := bound(t, r, zmq4.REP, zapEndpoint, WithName("zap"))
+	asked := make(chan struct{}, 100)
+	zap.Handle(func(ctx context.Context, m *Message) error {
+		asked <- struct{}{}
+		<-ctx.Done() // the directory of users does not answer
+		return ctx.Err()
+	})
+	must(t, front.Bind("tcp://127.0.0.1:*"))
+	s := start(t, r, echo)
+	for range 5 {
+		tell(t, dial(t, zmq4.DEALER, front.Endpoint(), known.clientOf(server)), "let me in")
+	}
+	half, err := net.Dial("tcp", strings.TrimPrefix(front.Endpoint(), "tcp://"))
+	must(t, err)
+	defer half.Close()
+	_, err = half.Write([]byte("\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x01CURVE"))
+	must(t, err)
+	over(t, "ZAP is asked", asked)
+	began := time.Now()
+	rep, err := s.end()
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("Run returned after %v: %v", took, err)
+	}
+	if e := incomplete(t, err); e.Leaked || len(e.Running) != 1 || e.Running[0].Socket != "zap" || rep.Sockets[0].Received != 0 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+// What is asked while the server drains is answered: a client that knows the key is served to the end.
+func TestWhoComesInTheDrainIsAskedForItsKeyToo(t *testing.T) {
+	t.Parallel()
+	server, known := newKeys(t), newKeys(t)
+	h := make(chan struct{})
+	g := newGuarded(t, "tcp://127.0.0.1:*", server, []keys{known}, nil, briefly)
+	g.Go(func(ctx context.Context) error { <-h; return nil })
+	go g.Shutdown(context.Background())
+	until(t, "it drains", func() bool { return g.Phase() == Draining })
+	stranger := dial(t, zmq4.DEALER, g.front.Endpoint(), newKeys(t).clientOf(server))
+	tell(t, stranger, "let me in")
+	next(t, "the stranger is denied", g.denied)
+	if got := request(t, dial(t, zmq4.DEALER, g.front.Endpoint(), known.clientOf(server)), "hello"); got[0] != "hello" {
+		t.Errorf("the answer is %q", got)
+	}
+	close(h)
+	rep, err := g.returned()
+	if err != nil || rep.Sockets[0].Received != 1 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
