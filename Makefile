@@ -1,7 +1,7 @@
 # Satellite modules keep the root module at one dependency. Those without Go files only pin tools.
 SATELLITES = $(shell find internal examples -name go.mod -exec dirname {} \; 2>/dev/null)
 
-.PHONY: demo test lint bench stress deps
+.PHONY: demo test lint bench stress interop deps
 
 demo: deps
 	@echo "building the demo; the first time this takes half a minute"
@@ -30,6 +30,13 @@ bench: deps
 
 stress: deps
 	go test -race -shuffle=on -count=3 ./...
+
+# Restarts under clients that no one here wrote. RESTARTS=50 prints the figures of fifty.
+RESTARTS = 3
+
+interop: deps
+	@sh internal/deps/deps.sh interop
+	cd internal/interop && INTEROP_ALL=1 go test -race -count=1 -v -timeout 30m . -restarts $(RESTARTS)
 
 deps:
 	@sh internal/deps/deps.sh

@@ -242,3 +242,28 @@ func TestARunnerWithTheTightestOptionsStillReturns(t *testing.T) {
 		t.Errorf("the error has a cause that nobody gave: %v", err)
 	}
 }
+
+// FuzzSocketOptions asks that a socket's options either are what was given, or an error names every bad one.
+func FuzzSocketOptions(f *testing.F) {
+	f.Add(0, "front", int64(0), int64(0))
+	f.Add(1, "", int64(-1), int64(-1))
+	f.Add(2, "x", int64(math.MinInt64), int64(math.MaxInt64))
+	f.Add(3, "x", int64(-2), int64(1))
+	f.Fuzz(func(t *testing.T, typ int, name string, linger, quiet int64) {
+		o, err := buildOptions(nil)
+		must(t, err)
+		so, err := buildSocketOptions(allTypes[uint(typ)%uint(len(allTypes))], &o, "default",
+			[]SocketOption{WithName(name), WithSocketLinger(time.Duration(linger)), WithSocketQuiet(time.Duration(quiet))})
+		bad := map[string]bool{"WithName": name == "", "WithSocketLinger": linger < -1, "WithSocketQuiet": quiet < 0}
+		wrong := false
+		for option, is := range bad {
+			wrong = wrong || is
+			if named := err != nil && strings.Contains(err.Error(), option+"("); named != is {
+				t.Errorf("%s is bad: %v, the error is %v", option, is, err)
+			}
+		}
+		if wrong != (err != nil) || so.name != name || so.linger != time.Duration(linger) || so.quiet != time.Duration(quiet) {
+			t.Errorf("the options are %+v, %v", so, err)
+		}
+	})
+}

@@ -1,4 +1,4 @@
-// Package deps holds the script that installs libzmq; these tests run it with package managers that only pretend.
+// Package deps holds the script that installs libzmq, and peers for the tests; these tests run it with package managers that only pretend.
 package deps
 
 import (
@@ -48,9 +48,9 @@ func (m machine) manager(name string, works bool) {
 	m.program(name, script)
 }
 
-func (m machine) run() (output string, err error) {
-	cmd := exec.Command(filepath.Join(m.bin, "sh"), "deps.sh")
-	cmd.Env = []string{"PATH=" + m.bin}
+func (m machine) run(args ...string) (output string, err error) {
+	cmd := exec.Command(filepath.Join(m.bin, "sh"), append([]string{"deps.sh"}, args...)...)
+	cmd.Env = []string{"PATH=" + m.bin, "INTEROP_PYTHON=python"}
 	var both bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &both, &both
 	err = cmd.Run()
@@ -118,5 +118,28 @@ func TestOtherUsersInstallThroughSudo(t *testing.T) {
 	m.program("sudo", `echo sudo "$@"; "$@"`)
 	if output, err := m.run(); err != nil || !strings.Contains(output, "sudo apt-get") {
 		t.Errorf("with sudo: %v:\n%s", err, output)
+	}
+}
+
+func TestThePeersAreInstalledOnlyWhereAskedForAndMissing(t *testing.T) {
+	m := newMachine(t, "0")
+	m.manager("apt-get", true)
+	m.program("python", "exit 0") // has pyzmq
+	output, err := m.run("interop")
+	if err != nil || !strings.Contains(output, " python3-zmq libczmq-dev") || strings.Contains(output, "libzmq3-dev") {
+		t.Errorf("CZMQ is missing: %v:\n%s", err, output)
+	}
+	if output, err = m.run("interop"); err != nil || output != "" {
+		t.Errorf("nothing is missing: %v, and it must say nothing:\n%s", err, output)
+	}
+	m.program("python", "exit 1")
+	if output, err = m.run("interop"); err == nil || !strings.Contains(output, "is still missing") {
+		t.Errorf("there is no pyzmq: %v:\n%s", err, output)
+	}
+}
+
+func TestAnUnknownNameIsRefused(t *testing.T) {
+	if output, err := newMachine(t, "0").run("everything"); err == nil || !strings.Contains(output, "'everything'") {
+		t.Errorf("%v:\n%s", err, output)
 	}
 }
