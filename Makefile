@@ -1,5 +1,5 @@
 # Satellite modules keep the root module at one dependency. Those without Go files only pin tools.
-SATELLITES = $(shell find internal examples -name go.mod -exec dirname {} \; 2>/dev/null)
+SATELLITES = $(shell find . -mindepth 2 -name go.mod -exec dirname {} \; 2>/dev/null)
 
 .PHONY: demo test lint bench stress deps
 
