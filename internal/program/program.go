@@ -1,5 +1,5 @@
 // Package program builds the programs that tests of the satellite modules are about, and runs them as the processes
-// that they are. It is for tests, and needs the standard library alone.
+// that they are. It is for tests.
 package program
 
 import (
@@ -12,10 +12,14 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/pebbe/zmq4"
+
+	// The programs have it in them. So have the tests, then, and go test does not take an old result for a new library's.
+	_ "github.com/zmqgrace/zmqgrace"
 )
 
 // Patience is for anything that takes milliseconds on an idle machine. It is never what a test measures.
@@ -47,6 +51,17 @@ func buildAndRun(m *testing.M, packages []string) int {
 	return m.Run()
 }
 
+// lookAtSources makes go test know what the result depends on: it keeps an account of the files that the tests look at, once
+// they run, but not of those that the build does.
+var lookAtSources = sync.OnceValue(func() error {
+	return filepath.WalkDir(".", func(path string, _ os.DirEntry, err error) error {
+		if err == nil {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+})
+
 func raced() bool {
 	info, ok := debug.ReadBuildInfo()
 	for i := 0; ok && i < len(info.Settings); i++ {
@@ -77,6 +92,9 @@ func Start(t testing.TB, name string, args ...string) *Process {
 // StartEnv is Start with more environment ("KEY=value").
 func StartEnv(t testing.TB, env []string, name string, args ...string) *Process {
 	t.Helper()
+	if err := lookAtSources(); err != nil {
+		t.Fatal(err)
+	}
 	if !filepath.IsAbs(name) {
 		name = Path(name)
 	}
