@@ -49,19 +49,21 @@ func serve(life fx.Lifecycle, runner *zmqgrace.Runner, app fx.Shutdowner) error 
 			go run(runner, app)
 			return nil
 		},
-		OnStop: func(ctx context.Context) error { return runner.Shutdown(ctx) },
+		OnStop: func(ctx context.Context) error {
+			err := runner.Shutdown(ctx)
+			slog.Info("ended", "report", runner.Report(), "error", err)
+			return err // fx exits with 1 then
+		},
 	})
 	return nil
 }
 
-// run ends the whole application when the server ends by itself; at the end it is over anyway.
+// run ends the whole application when the server ends by itself; otherwise that is ending anyway.
 func run(runner *zmqgrace.Runner, app fx.Shutdowner) {
 	code := 0
-	if err := runner.Run(context.Background(), answer); err != nil {
-		slog.Error("fx", "error", err)
+	if runner.Run(context.Background(), answer) != nil {
 		code = 1
 	}
-	slog.Info("ended", "report", runner.Report())
 	app.Shutdown(fx.ExitCode(code))
 }
 
