@@ -205,10 +205,7 @@ func TestTheUnitsTimesFitTheServers(t *testing.T) {
 }
 
 func TestSystemdAnalyzeFindsNothingWrongWithTheUnit(t *testing.T) {
-	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		t.Skip("there is no systemd-analyze here, so nobody verifies the unit; Debian has it in the package systemd")
-	}
+	analyze := program.Need(t, "systemd-analyze", "nobody verifies the unit; Debian has it in the package systemd")
 	if out := verify(t, analyze, "", ""); out != "" {
 		t.Errorf("systemd-analyze verify says:\n%s", out)
 	}

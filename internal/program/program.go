@@ -38,17 +38,38 @@ func buildAndRun(m *testing.M, packages []string) int {
 		return 1
 	}
 	defer os.RemoveAll(bin)
-	args := []string{"build", "-o", bin + string(filepath.Separator)}
 	if raced() {
-		args = append(args, "-race")
 		os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")) // or each takes a second more to end
 	}
-	build := exec.Command("go", append(args, packages...)...)
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "%v: %v\n%s", build, err, out)
-		return 1
+	if len(packages) > 0 {
+		if err := build(bin+string(filepath.Separator), packages...); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
 	return m.Run()
+}
+
+func build(output string, packages ...string) error {
+	args := []string{"build", "-o", output}
+	if raced() {
+		args = append(args, "-race")
+	}
+	command := exec.Command("go", append(args, packages...)...)
+	if out, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("%v: %w\n%s", command, err, out)
+	}
+	return nil
+}
+
+// Build builds one more package, for this test, and returns the program's path.
+func Build(t testing.TB, pkg string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), filepath.Base(pkg))
+	if err := build(path, pkg); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // lookAtSources makes go test know what the result depends on: it keeps an account of the files that the tests look at, once
@@ -191,6 +212,26 @@ func (p *Process) MustEnd(words ...string) {
 			p.t.Errorf("%s did not print %q:\n%s", p.cmd, w, output)
 		}
 	}
+}
+
+// Need returns the path of a program that a test needs, or skips the test with what it would have shown. Where
+// ZMQGRACE_NO_SKIP is set, as in continuous integration, that is a failure.
+func Need(t testing.TB, name, otherwise string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		Skip(t, fmt.Sprintf("there is no %s here, so %s", name, otherwise))
+	}
+	return path
+}
+
+// Skip skips the test, or fails it where nothing may be skipped.
+func Skip(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("ZMQGRACE_NO_SKIP") != "" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
 }
 
 // Dial makes a client that knows nothing of the library, in a context of its own. It is closed with the test.
