@@ -31,6 +31,7 @@ func (ps programs) eachServes(t *testing.T, drive func(t *testing.T, p *program.
 	t.Helper()
 	for name, find := range ps {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			path, args := find(t)
 			p := program.Start(t, path, args...)
 			drive(t, p)
@@ -49,6 +50,7 @@ func answers(t *testing.T, endpoint, request, want string) {
 }
 
 func TestTheLoopWrittenByHand(t *testing.T) {
+	t.Parallel()
 	both := programs{"before": goProgram("./loop/before"), "after": goProgram("./loop/after")}
 	both.eachServes(t, func(t *testing.T, p *program.Process) {
 		answers(t, p.Endpoint(), "a", "done: a")
@@ -56,6 +58,7 @@ func TestTheLoopWrittenByHand(t *testing.T) {
 }
 
 func TestPebbesReactor(t *testing.T) {
+	t.Parallel()
 	both := programs{"before": goProgram("./reactor/before"), "after": goProgram("./reactor/after")}
 	both.eachServes(t, func(t *testing.T, p *program.Process) {
 		answers(t, p.Endpoint(), "a", "a")
@@ -64,6 +67,7 @@ func TestPebbesReactor(t *testing.T) {
 
 // The one before is compiled alone, against declarations: see zmq4chan/declared.
 func TestZmq4chan(t *testing.T) {
+	t.Parallel()
 	program.Build(t, "./zmq4chan/before")
 	programs{"after": goProgram("./zmq4chan/after")}.eachServes(t, func(t *testing.T, p *program.Process) {
 		answers(t, p.Endpoint(), "a", "done: a")
@@ -71,6 +75,7 @@ func TestZmq4chan(t *testing.T) {
 }
 
 func TestCZMQsZloop(t *testing.T) {
+	t.Parallel()
 	both := programs{"before": zloop, "after": goProgram("./zloop/after")}
 	both.eachServes(t, func(t *testing.T, p *program.Process) {
 		found := p.Expect(`listening on (tcp://\S+) and (tcp://\S+)`)
@@ -100,6 +105,7 @@ func zloop(t *testing.T) (string, []string) {
 }
 
 func TestPyzmq(t *testing.T) {
+	t.Parallel()
 	both := programs{"before": pyzmq, "after": goProgram("./pyzmq/after")}
 	both.eachServes(t, func(t *testing.T, p *program.Process) {
 		found := p.Expect(`listening on (tcp://\S+) and (tcp://\S+)`)

@@ -36,19 +36,23 @@ func serves(t *testing.T, s os.Signal, cause, name string, args ...string) {
 }
 
 func TestInAnErrgroupASignalEndsBoth(t *testing.T) {
+	t.Parallel()
 	serves(t, syscall.SIGTERM, "terminated", "errgroup", anyPort)
 }
 
 func TestInOklogRunASignalEndsTheGroup(t *testing.T) {
+	t.Parallel()
 	serves(t, os.Interrupt, "interrupt", "oklogrun", anyPort)
 }
 
 func TestFxStopsTheRunner(t *testing.T) {
+	t.Parallel()
 	serves(t, syscall.SIGTERM, "Shutdown was called", "fx", anyPort)
 }
 
 // Built without -race, see there.
 func TestAManagerOfControllerRuntimeRunsIt(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "controllerruntime")
 	if out, err := exec.Command("go", "build", "-o", path, "./controllerruntime").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -57,6 +61,7 @@ func TestAManagerOfControllerRuntimeRunsIt(t *testing.T) {
 }
 
 func TestOwnSignalsReloadEndAndForce(t *testing.T) {
+	t.Parallel()
 	p := program.Start(t, "ownsignals", anyPort)
 	client := program.Dial(t, zmq4.REQ, p.Endpoint())
 	if answer := program.Ask(t, client, "which"); answer[0] != "0" {
@@ -72,6 +77,7 @@ func TestOwnSignalsReloadEndAndForce(t *testing.T) {
 }
 
 func TestASecondSignalOfOnesOwnForcesTheEnd(t *testing.T) {
+	t.Parallel()
 	p := program.Start(t, "ownsignals", anyPort)
 	client := program.Dial(t, zmq4.DEALER, p.Endpoint())
 	program.Ask(t, client, "", "which")
@@ -88,6 +94,7 @@ func TestASecondSignalOfOnesOwnForcesTheEnd(t *testing.T) {
 }
 
 func TestBesideAnHTTPServerNoJobIsLost(t *testing.T) {
+	t.Parallel()
 	p := program.Start(t, "httpserver", "-http", "127.0.0.1:0", "-zmq", anyPort)
 	found := p.Expect(`listening on (tcp://\S+) and on (http://\S+)`)
 	worker := program.Dial(t, zmq4.PULL, found[1])
@@ -116,6 +123,7 @@ func TestBesideAnHTTPServerNoJobIsLost(t *testing.T) {
 }
 
 func TestOfSeveralRunnersTheFrontEndsFirst(t *testing.T) {
+	t.Parallel()
 	p := program.Start(t, "several", anyPort, "ipc://"+filepath.Join(t.TempDir(), "s"))
 	client := program.Dial(t, zmq4.PUSH, p.Endpoint())
 	const jobs = 20

@@ -78,6 +78,7 @@ func (s *service) has(what string) bool {
 }
 
 func TestItTellsReadyThenAliveThenStoppingAndEveryPhase(t *testing.T) {
+	t.Parallel()
 	s := startService(t, 200*time.Millisecond)
 	if s.expect("READY=1"); !s.has("STATUS=Running") {
 		t.Errorf("it was ready without a status: %q", s.told)
@@ -99,6 +100,7 @@ func TestItTellsReadyThenAliveThenStoppingAndEveryPhase(t *testing.T) {
 }
 
 func TestALongDrainAsksForMoreTime(t *testing.T) {
+	t.Parallel()
 	s := startService(t, time.Minute)
 	s.expect("READY=1")
 	// More work than two extensions' intervals take, one request after the other.
@@ -126,6 +128,7 @@ func TestALongDrainAsksForMoreTime(t *testing.T) {
 }
 
 func TestAStuckHandlerStarvesTheWatchdog(t *testing.T) {
+	t.Parallel()
 	const interval = 200 * time.Millisecond
 	s := startService(t, interval)
 	s.expect("WATCHDOG=1")
@@ -147,6 +150,7 @@ func TestAStuckHandlerStarvesTheWatchdog(t *testing.T) {
 }
 
 func TestWithoutSystemdItServesAllTheSame(t *testing.T) {
+	t.Parallel()
 	p := program.StartEnv(t, []string{"NOTIFY_SOCKET=", "WATCHDOG_USEC="}, "systemd", "tcp://127.0.0.1:*")
 	client := program.Dial(t, zmq4.REQ, p.Endpoint())
 	program.Ask(t, client, "hello")
