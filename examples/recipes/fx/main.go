@@ -18,12 +18,14 @@ import (
 const grace = 20 * time.Second
 
 func main() {
-	fx.New(
+	app := fx.New(
 		fx.NopLogger,
 		fx.StopTimeout(grace+time.Second), // fx's own default is 15 s, for all hooks together
 		fx.Provide(newRunner),
 		fx.Invoke(serve),
-	).Run()
+	)
+	app.Done() // signals are heard from here on; without this only when all has started
+	app.Run()
 }
 
 func newRunner() (*zmqgrace.Runner, error) {

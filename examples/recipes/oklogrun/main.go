@@ -1,15 +1,14 @@
-// Command oklogrun runs a Runner as an actor of oklog/run, beside the actor that waits for signals.
+// Command oklogrun runs a Runner as an actor of oklog/run. The Runner waits for the signals.
 //
 //	go run ./oklogrun [endpoint]
 package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"syscall"
+	"time"
 
 	"github.com/oklog/run"
 	"github.com/pebbe/zmq4"
@@ -28,7 +27,7 @@ func main() {
 }
 
 func serve(endpoint string) error {
-	runner, err := zmqgrace.New(zmqgrace.WithSignals()) // the group has them
+	runner, err := zmqgrace.New()
 	if err != nil {
 		return err
 	}
@@ -41,22 +40,31 @@ func serve(endpoint string) error {
 	}
 	fmt.Println("listening on", rep.Endpoint())
 
-	var group run.Group
-	group.Add(run.SignalHandler(context.Background(), os.Interrupt, syscall.SIGTERM))
 	ctx, cancel := context.WithCancelCause(context.Background())
-	var incomplete error // the group returns the first actor's error alone
-	group.Add(func() error {
-		incomplete = runner.Run(ctx, answer)
-		return incomplete
-	}, func(err error) {
-		cancel(err) // the cause in the report
-	})
+	var group run.Group
+	group.Add(
+		func() error { return runner.Run(ctx, answer) }, // until a signal comes
+		func(err error) { cancel(err) },                 // or another actor ends: the cause in the report
+	)
+	group.Add(
+		func() error { return watch(ctx, runner) },
+		func(error) {}, // it heeds the same ctx
+	)
 	err = group.Run()
 	slog.Info("ended", "report", runner.Report())
-	if errors.Is(err, run.ErrSignal) {
-		return incomplete
-	}
 	return err
 }
 
 func answer(ctx context.Context, m *zmqgrace.Message) error { return m.Reply([]byte("OK")) }
+
+// watch stands for whatever else the program does.
+func watch(ctx context.Context, runner *zmqgrace.Runner) error {
+	for tick := time.NewTicker(time.Minute); ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			slog.Info("so far", "report", runner.Report())
+		}
+	}
+}

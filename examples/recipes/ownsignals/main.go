@@ -44,7 +44,9 @@ func serve(endpoint string) error {
 	if err := rep.Bind(endpoint); err != nil {
 		return err
 	}
-	go obey(runner)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGHUP, os.Interrupt, syscall.SIGTERM) // before anybody can have an answer
+	go obey(signals, runner)
 	fmt.Println("listening on", rep.Endpoint())
 
 	err = runner.Run(context.Background(), answer)
@@ -52,9 +54,7 @@ func serve(endpoint string) error {
 	return err
 }
 
-func obey(runner *zmqgrace.Runner) {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGHUP, os.Interrupt, syscall.SIGTERM)
+func obey(signals <-chan os.Signal, runner *zmqgrace.Runner) {
 	ending := false
 	for s := range signals {
 		switch {
