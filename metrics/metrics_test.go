@@ -4,8 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -290,14 +295,14 @@ func TestSeveralRunnersAreToldApartByALabel(t *testing.T) {
 	}
 }
 
-func TestTheNamesFollowPrometheusConventions(t *testing.T) {
+func TestTheSeriesAreTheDocumentedOnesAndFollowConventions(t *testing.T) {
 	s := newServer(t)
 	rep := s.bind(zmq4.REP)
 	s.run(s.collector.Time(answer))
 	ask(t, dial(t, zmq4.REQ, rep.Endpoint()), "a")
 	got := s.until(1, "zmqgrace_handler_duration_seconds", "socket", "rep-1")
-	if len(got) != 9 {
-		t.Errorf("a scrape has %d families, the package's doc names 9", len(got))
+	if documented := documentedSeries(t); !maps.Equal(got.series(), documented) {
+		t.Errorf("a scrape has %v, docs/metrics.md says %v", got.series(), documented)
 	}
 	problems, err := testutil.CollectAndLint(s.collector)
 	must(t, err)
@@ -305,4 +310,33 @@ func TestTheNamesFollowPrometheusConventions(t *testing.T) {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
 	s.end()
+}
+
+// series are the families by name, each with its type and labels.
+func (s scrape) series() map[string]string {
+	all := make(map[string]string)
+	for name, family := range s {
+		text := strings.ToLower(family.GetType().String())
+		var labels []string
+		for _, pair := range family.Metric[0].Label {
+			labels = append(labels, pair.GetName())
+		}
+		slices.Sort(labels)
+		all[name] = text + " " + strings.Join(labels, " ")
+	}
+	return all
+}
+
+// documentedSeries are the rows of the table in docs/metrics.md.
+func documentedSeries(t *testing.T) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile("../docs/metrics.md")
+	must(t, err)
+	all := make(map[string]string)
+	for _, row := range regexp.MustCompile("(?m)^\\| `(zmqgrace_\\w+)` \\| (\\w+) \\| ([^|]+) \\|").FindAllStringSubmatch(string(text), -1) {
+		labels := strings.Fields(strings.ReplaceAll(row[3], "`", ""))
+		slices.Sort(labels)
+		all[row[1]] = row[2] + " " + strings.Join(labels, " ")
+	}
+	return all
 }
