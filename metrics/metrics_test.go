@@ -38,7 +38,11 @@ type server struct {
 
 func newServer(t *testing.T, opts ...zmqgrace.Option) *server {
 	t.Helper()
-	opts = append([]zmqgrace.Option{zmqgrace.WithSignals(), zmqgrace.WithDrainQuiet(20 * time.Millisecond), zmqgrace.WithLogger(slog.New(slog.DiscardHandler))}, opts...)
+	opts = append([]zmqgrace.Option{
+		zmqgrace.WithSignals(),
+		zmqgrace.WithDrainQuiet(20 * time.Millisecond),
+		zmqgrace.WithLogger(slog.New(slog.DiscardHandler)),
+	}, opts...)
 	r, err := zmqgrace.New(opts...)
 	must(t, err)
 	t.Cleanup(func() { r.Close() })
