@@ -1,5 +1,5 @@
 # Satellite modules keep the root module at one dependency. Those without Go files only pin tools.
-SATELLITES = $(shell find internal examples -name go.mod -exec dirname {} \; 2>/dev/null)
+SATELLITES = $(shell find . -mindepth 2 -name go.mod -exec dirname {} \; 2>/dev/null)
 
 .PHONY: demo test lint bench stress interop deps
 
@@ -35,8 +35,8 @@ stress: deps
 RESTARTS = 3
 
 interop: deps
-	@sh internal/deps/deps.sh interop
-	cd internal/interop && INTEROP_ALL=1 go test -race -count=1 -v -timeout 30m . -restarts $(RESTARTS)
+	@sh internal/deps/deps.sh extras
+	cd internal/interop && ZMQGRACE_NO_SKIP=1 go test -race -count=1 -v -timeout 30m . -restarts $(RESTARTS)
 
 deps:
 	@sh internal/deps/deps.sh

@@ -1053,8 +1053,8 @@ func (c *chaos) judgeLoss(rep Report, wrong func(string, ...any)) {
 	}
 }
 
-// gaveUp reports whether a proxy did not wait for answers any longer: requests older than the drain limit count as failed,
-// and no error says so.
+// gaveUp reports whether a proxy did not wait for answers any longer: requests that are older than the drain limit when the end
+// is asked for count as failed, and no error says so.
 func (st *station) gaveUp(rep Report) bool {
 	return st.kind == "proxy" && slices.ContainsFunc(rep.Sockets, func(s SocketReport) bool {
 		return s.Name == st.front.Name() && s.Failed > 0

@@ -35,7 +35,7 @@ func TestAReplyThatMeetsTheReturnOfErrDeferredIsSent(t *testing.T) {
 		for range rand.IntN(30) {
 			meet.Load()
 		}
-		r.loop.crew.settle(m, ErrDeferred)
+		r.loop.crew.settle(0, m, ErrDeferred)
 		if err := <-replied; err != nil {
 			t.Fatalf("reply %d: %v", sent+1, err)
 		}

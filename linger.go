@@ -218,16 +218,16 @@ func (l *loop) lingers() (over time.Time) {
 	return over
 }
 
-// expired reports whether Term came back when the longest linger was over, since then something was still lingering,
-// or a socket's flush left it no linger.
+// expired reports whether Term came back when the linger of a socket was over that may still have held something, or
+// a socket's flush left it no linger. Who was closed with a shorter linger than others may have dropped long before.
 func (l *loop) expired() bool {
 	for _, s := range l.r.allSockets() {
-		if c := s.report(); s.cutOff && c.lingered() {
+		over := s.deadline.After(l.flushing) && !l.termedAt.Before(s.deadline.Add(lingerMargin/2))
+		if c := s.report(); c.lingered() && (s.cutOff || over) {
 			return true
 		}
 	}
-	over := l.lingers()
-	return !over.IsZero() && !l.termedAt.Before(over.Add(lingerMargin/2))
+	return false
 }
 
 // term begins Term, unless it has begun, on a goroutine of its own: nothing bounds the call. The returned

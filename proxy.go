@@ -26,8 +26,8 @@ type owedPeer struct {
 // DEALER, an XSUB and an XPUB, or a PULL and a PUSH, in this order. Call it before Run; the sockets need no handler.
 //
 // Between ROUTER and DEALER unanswered requests are counted by routing id: they are in flight, and the drain waits for
-// their answers, but not for those of clients that are gone, nor for requests older than the drain limit; both count as
-// failed. From the drain limit on nothing more is taken from the frontend ([WithLate] can answer it). An XPUB behind a proxy
+// their answers, but not for those of clients that are gone, nor for requests older than the drain limit. Those count as
+// failed, or, if they grew too old in the drain, as abandoned, which is an error. From the drain limit on nothing more is taken from the frontend ([WithLate] can answer it). An XPUB behind a proxy
 // waits for a slow subscriber for a second before it drops.
 func (r *Runner) Proxy(frontend, backend *Socket) error {
 	fail := func(err error) error { return fmt.Errorf("zmqgrace: proxy: %w", err) }
@@ -230,23 +230,25 @@ func (s *Socket) settleOwed(id string, n int, as fate) {
 	s.settle(n, as)
 }
 
-// unowe forgets what a frontend's peer asked for: it is gone, or it has waited too long.
+// unowe forgets what a frontend's peer asked for: it is gone.
 func (s *Socket) unowe(id string) {
-	if s.link == nil || s.link.owed[id] == nil {
-		return
+	if s.link != nil && s.link.owed[id] != nil {
+		s.settleOwed(id, s.link.owed[id].n, failed)
 	}
-	s.settleOwed(id, s.link.owed[id].n, failed)
 }
 
 // outstanding reports whether answers to this frontend's peers can still be hoped for. Requests older than limit
-// are given up: whoever had them is gone.
+// are given up: whoever had them is gone. What the drain gives up the end is to blame for.
 func (s *Socket) outstanding(now time.Time, limit time.Duration) bool {
 	if s.link == nil || s.link.owed == nil {
 		return false
 	}
 	for id, p := range s.link.owed {
-		if now.Sub(p.since) > limit {
-			s.unowe(id)
+		switch {
+		case s.r.askedAt.Sub(p.since) > limit:
+			s.settleOwed(id, p.n, failed)
+		case now.Sub(p.since) > limit:
+			s.settleOwed(id, p.n, abandoned)
 		}
 	}
 	return s.link.total > 0

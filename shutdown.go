@@ -279,12 +279,13 @@ func (r *Runner) awaitClosed() {
 		// A handler blocks the loop. If it does so in a call to libzmq, Term ends that.
 		r.overran(true)
 	}
+	began := time.Now()
 	termed := r.await(r.engine.term(), deadline)
 	forced := r.isForced()
 	expired := termed && r.engine.expired() || forced && !termed
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.expired, r.leaked = expired, closed && !termed && !forced
+	r.expired, r.leaked = expired, closed && !termed && !forced && deadline.Sub(began) >= forcedWait
 }
 
 // closeNow is the forced end: it waits for the loop and for Term only as long as they take where nothing hangs.
@@ -387,6 +388,10 @@ func (r *Runner) Phase() Phase {
 func (r *Runner) ask(cause error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.askLocked(cause)
+}
+
+func (r *Runner) askLocked(cause error) {
 	if r.cause == nil {
 		r.cause = cause
 		r.askedAt = time.Now()
@@ -410,7 +415,6 @@ func (r *Runner) stop(err error) {
 
 // force asks for the end at once.
 func (r *Runner) force() {
-	r.ask(ErrForced)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.isForced() {
@@ -418,8 +422,9 @@ func (r *Runner) force() {
 			r.overrun = &overrun{phase: r.phase}
 		}
 		r.overrun.cut = true
-		close(r.forced)
+		close(r.forced) // before whoever waits for the end hears of it
 	}
+	r.askLocked(ErrForced)
 }
 
 func (r *Runner) isForced() bool { return isClosed(r.forced) }

@@ -357,6 +357,7 @@ const (
 	handled fate = iota
 	failed
 	rejected
+	abandoned
 	open // it is in flight still
 )
 
@@ -374,6 +375,8 @@ func (f fate) settle(c *SocketReport, n int, ending bool) {
 		c.Rejected += n
 	case failed:
 		c.Failed += n
+	case abandoned:
+		c.Abandoned += n
 	case handled:
 		c.Handled += n
 		if ending {

@@ -2,7 +2,8 @@
 # Installs what no Go module brings. Says and does nothing where it is there already.
 #
 #	deps.sh          libzmq's development files and pkg-config, which cgo needs to build github.com/pebbe/zmq4
-#	deps.sh interop  pyzmq and CZMQ, peers for the tests in internal/interop; INTEROP_PYTHON names a Python of one's own
+#	deps.sh extras   what some tests are skipped without: pyzmq and CZMQ, peers that no one here wrote (INTEROP_PYTHON names a
+#	                 Python of one's own), and systemd-analyze
 set -eu
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -24,12 +25,13 @@ libzmq)
 		echo "deps: zeromq-dev on Alpine, zeromq on Arch and Homebrew" >&2
 	}
 	;;
-interop)
-	missing="pyzmq or CZMQ is missing" still="pyzmq or CZMQ is still missing"
+extras)
+	missing="pyzmq, CZMQ or systemd-analyze is missing" still="pyzmq, CZMQ or systemd-analyze is still missing"
 	present() {
-		"${INTEROP_PYTHON:-/usr/bin/python3}" -c 'import zmq' 2>/dev/null && have pkg-config && pkg-config --exists libczmq
+		"${INTEROP_PYTHON:-/usr/bin/python3}" -c 'import zmq' 2>/dev/null && have pkg-config && pkg-config --exists libczmq &&
+			{ have systemd-analyze || ! have apt-get; }
 	}
-	apt="python3-zmq libczmq-dev"
+	apt="python3-zmq libczmq-dev systemd"
 	dnf="python3-zmq czmq-devel"
 	yum=$dnf
 	apk="py3-pyzmq czmq-dev"

@@ -1,0 +1,39 @@
+// Command after is the same server.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/pebbe/zmq4"
+	"github.com/zmqgrace/zmqgrace"
+)
+
+func main() {
+	if err := serve(os.Args[1]); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func serve(endpoint string) error {
+	runner, err := zmqgrace.New()
+	if err != nil {
+		return err
+	}
+	rep, err := runner.NewSocket(zmq4.REP)
+	if err != nil {
+		return err
+	}
+	if err := rep.Bind(endpoint); err != nil {
+		return err
+	}
+	fmt.Println("listening on", rep.Endpoint())
+
+	return runner.Run(context.Background(), func(ctx context.Context, m *zmqgrace.Message) error {
+		return m.Reply(work(m.Frames[0]))
+	})
+}
+
+func work(request []byte) []byte { return append([]byte("done: "), request...) }

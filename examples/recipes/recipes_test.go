@@ -1,0 +1,138 @@
+// Package recipes runs the recipes as the processes that they are.
+package recipes
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/pebbe/zmq4"
+	"github.com/zmqgrace/zmqgrace/internal/program"
+)
+
+const anyPort = "tcp://127.0.0.1:*"
+
+func TestMain(m *testing.M) {
+	program.Main(m, "./httpserver", "./errgroup", "./oklogrun", "./fx", "./ownsignals", "./several")
+}
+
+// serves drives a recipe that answers OK until signal, and checks its end.
+func serves(t *testing.T, s os.Signal, cause, name string, args ...string) {
+	t.Helper()
+	p := program.Start(t, name, args...)
+	client := program.Dial(t, zmq4.REQ, p.Endpoint())
+	for range 3 {
+		if answer := program.Ask(t, client, "hello"); answer[0] != "OK" {
+			t.Errorf("the answer is %q", answer)
+		}
+	}
+	p.Signal(s)
+	p.MustEnd("report.phase=Done", "handled=3", "abandoned=0", cause)
+}
+
+func TestInAnErrgroupASignalEndsBoth(t *testing.T) {
+	t.Parallel()
+	serves(t, syscall.SIGTERM, "terminated", "errgroup", anyPort)
+}
+
+func TestInOklogRunASignalEndsTheGroup(t *testing.T) {
+	t.Parallel()
+	serves(t, os.Interrupt, "interrupt", "oklogrun", anyPort)
+}
+
+func TestFxStopsTheRunner(t *testing.T) {
+	t.Parallel()
+	serves(t, syscall.SIGTERM, "Shutdown was called", "fx", anyPort)
+}
+
+// Built without -race, see there.
+func TestAManagerOfControllerRuntimeRunsIt(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "controllerruntime")
+	if out, err := exec.Command("go", "build", "-o", path, "./controllerruntime").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	serves(t, syscall.SIGTERM, "context canceled", path, "-zmq", anyPort)
+}
+
+func TestOwnSignalsReloadEndAndForce(t *testing.T) {
+	t.Parallel()
+	p := program.Start(t, "ownsignals", anyPort)
+	client := program.Dial(t, zmq4.REQ, p.Endpoint())
+	if answer := program.Ask(t, client, "which"); answer[0] != "0" {
+		t.Errorf("before SIGHUP the answer is %q", answer)
+	}
+	p.Signal(syscall.SIGHUP)
+	p.Expect("reloaded 1")
+	if answer := program.Ask(t, client, "which"); answer[0] != "1" {
+		t.Errorf("after SIGHUP the answer is %q", answer)
+	}
+	p.Signal(syscall.SIGTERM)
+	p.MustEnd("report.phase=Done", "report.forced=false", "handled=2")
+}
+
+func TestASecondSignalOfOnesOwnForcesTheEnd(t *testing.T) {
+	t.Parallel()
+	p := program.Start(t, "ownsignals", anyPort)
+	client := program.Dial(t, zmq4.DEALER, p.Endpoint())
+	program.Ask(t, client, "", "which")
+	if _, err := client.SendMessage("", "wait"); err != nil {
+		t.Fatal(err)
+	}
+	p.Signal(syscall.SIGTERM)
+	p.Expect("zmqgrace: Draining")
+	p.Signal(syscall.SIGTERM)
+	code, output := p.Exit()
+	if code != 1 || !strings.Contains(output, "the end was forced") {
+		t.Errorf("exit code %d after a second signal:\n%s", code, output)
+	}
+}
+
+func TestBesideAnHTTPServerNoJobIsLost(t *testing.T) {
+	t.Parallel()
+	p := program.Start(t, "httpserver", "-http", "127.0.0.1:0", "-zmq", anyPort)
+	found := p.Expect(`listening on (tcp://\S+) and on (http://\S+)`)
+	worker := program.Dial(t, zmq4.PULL, found[1])
+	post := func(job string) {
+		t.Helper()
+		response, err := http.Post(found[2], "text/plain", strings.NewReader(job))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusAccepted {
+			t.Fatalf("job %s: %s", job, response.Status)
+		}
+	}
+	const jobs = 20
+	for i := range jobs {
+		post(fmt.Sprint("job ", i))
+	}
+	p.Signal(syscall.SIGTERM)
+	for i := range jobs {
+		if job, err := worker.Recv(0); err != nil || job != fmt.Sprint("job ", i) {
+			t.Fatalf("job %d is %q, %v", i, job, err)
+		}
+	}
+	p.MustEnd("report.phase=Done", fmt.Sprintf("sent=%d", jobs), "unsent=0")
+}
+
+func TestOfSeveralRunnersTheFrontEndsFirst(t *testing.T) {
+	t.Parallel()
+	p := program.Start(t, "several", anyPort, "ipc://"+filepath.Join(t.TempDir(), "s"))
+	client := program.Dial(t, zmq4.PUSH, p.Endpoint())
+	const jobs = 20
+	for i := range jobs {
+		if _, err := client.Send(fmt.Sprint("job ", i), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Expect("done: job 0") // the front has a connection and has begun
+	p.Signal(syscall.SIGTERM)
+	p.MustEnd(fmt.Sprintf("done: job %d", jobs-1), "front.phase=Done", "back.phase=Done")
+}
