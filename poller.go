@@ -45,6 +45,7 @@ type loop struct {
 
 	mu        sync.Mutex
 	news      []*Socket // whose outboxes were written to
+	oldNews   []*Socket
 	newTimers []*timer
 	roused    bool         // look at everything again
 	doorman   *zmq4.Socket // the end of an inproc PAIR through which others wake the loop
@@ -233,11 +234,12 @@ func (l *loop) workOff() {
 func (l *loop) deliverAll() {
 	l.mu.Lock()
 	news := l.news
-	l.news, l.roused = nil, false
+	l.news, l.oldNews, l.roused = l.oldNews[:0], news, false // used in turn, so that they need no new memory
 	l.mu.Unlock()
 	for _, s := range news {
 		l.owe(s)
 	}
+	clear(news)
 	if len(l.owing) == 0 {
 		return
 	}
