@@ -248,24 +248,36 @@ func (c *crew) running() (running []RunningHandler) {
 	return running
 }
 
-// warner logs what goes wrong again and again, at most once a second: a client must not be able to flood the
+// warner logs what goes wrong again and again, each kind of it at most once a second: a client must not be able to flood the
 // log. Any goroutine.
 type warner struct {
-	mu       sync.Mutex
+	mu    sync.Mutex
+	kinds map[string]*warned
+}
+
+type warned struct {
 	last     time.Time
-	silenced int
+	silenced int // since then
 }
 
 func (w *warner) warn(log *slog.Logger, what string, attrs ...any) {
 	now := time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if now.Sub(w.last) < time.Second {
-		w.silenced++
+	kind := w.kinds[what]
+	if kind == nil {
+		if w.kinds == nil {
+			w.kinds = make(map[string]*warned)
+		}
+		kind = &warned{}
+		w.kinds[what] = kind
+	}
+	if now.Sub(kind.last) < time.Second {
+		kind.silenced++
 		return
 	}
-	log.Warn("zmqgrace: "+what, append(attrs, "not_logged", w.silenced)...)
-	w.last, w.silenced = now, 0
+	log.Warn("zmqgrace: "+what, append(attrs, "not_logged", kind.silenced)...)
+	kind.last, kind.silenced = now, 0
 }
 
 func (s *Socket) warn(what string, err error) {

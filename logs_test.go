@@ -122,9 +122,7 @@ func TestEachPhaseIsOneLineOfTheLog(t *testing.T) {
 func TestWhatGoesWrongIsLoggedWithTheDocumentedKeys(t *testing.T) {
 	oops := errors.New("oops")
 	r, log := newLoggedRunner(t, WithDrainQuiet(time.Minute), WithDrainLimit(0))
-	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
-	// On a socket of its own: one logs at most one line a second.
-	bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*", WithGoodbye(func(context.Context, *Socket) error { return oops }))
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*", WithGoodbye(func(context.Context, *Socket) error { return oops }))
 	ticked := make(chan bool, 1)
 	r.Every(time.Millisecond, func(context.Context) error {
 		select {
@@ -252,4 +250,15 @@ func keysOf(prefix string, v slog.Value) (keys []string) {
 		}
 	}
 	return keys
+}
+
+func TestCloseOfARunnerThatNeverRanLogsNoError(t *testing.T) {
+	r, log := newLoggedRunner(t)
+	bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	must(t, r.Close())
+	for _, line := range log.check(t) {
+		if strings.Contains(line, "not complete") {
+			t.Error(line)
+		}
+	}
 }

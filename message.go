@@ -97,6 +97,9 @@ func (m *Message) Envelope() [][]byte {
 // after the handler has returned, or once the flush has begun ([ErrClosed]).
 func (m *Message) Reply(frames ...[]byte) error {
 	s := m.Socket
+	if s == nil {
+		return errors.New("zmqgrace: reply: the message did not arrive on a socket")
+	}
 	if !canReply(s.typ) {
 		return fmt.Errorf("zmqgrace: reply on socket %q: a %v can't reply", s.name, s.typ)
 	}

@@ -128,3 +128,13 @@ func TestQueuedFramesShareNothing(t *testing.T) {
 		t.Errorf("the copy changed to %q", got)
 	}
 }
+
+func TestAMessageThatNobodySentCantBeRepliedTo(t *testing.T) {
+	m := &Message{Frames: frames("hello")}
+	if err := m.Reply([]byte("hi")); err == nil {
+		t.Error("the reply was taken")
+	}
+	if e := m.Envelope(); e != nil {
+		t.Errorf("the envelope is %q", e)
+	}
+}

@@ -185,6 +185,7 @@ type socketOptions struct {
 	name    string
 	linger  time.Duration
 	quiet   time.Duration
+	quietly bool // WithSocketQuiet was given
 	goodbye func(ctx context.Context, s *Socket) error
 	late    Handler
 	bad     []error
@@ -232,13 +233,14 @@ func WithSocketLinger(d time.Duration) SocketOption {
 
 // WithSocketQuiet is [WithDrainQuiet] for one socket. SUB, XSUB, PUB and XPUB have 0 by default: a SUB
 // ends at its first empty moment, since most publishers never pause. A socket whose peers send heartbeats never
-// falls silent for longer than they: give it 0 or less than their interval.
+// falls silent for longer than they: give it 0 or less than their interval. The socket that answers for authentication
+// (bound to inproc://zeromq.zap.01) has 0 by default too: strangers who knock must not be able to put off the end.
 func WithSocketQuiet(d time.Duration) SocketOption {
 	return func(so *socketOptions) {
 		if d < 0 {
 			so.bad = append(so.bad, fmt.Errorf("WithSocketQuiet(%v): the duration must not be negative", d))
 		}
-		so.quiet = d
+		so.quiet, so.quietly = d, true
 	}
 }
 

@@ -299,7 +299,9 @@ func (r *Runner) freeze() error {
 		verdict.Err = ErrForced
 	}
 	r.finalErr = errors.Join(r.blame(rep.Forced), verdict)
-	r.tell(slog.LevelError, "the end was not complete", "error", verdict)
+	if r.ran || len(verdict.Sockets) > 0 || r.leaked { // not for a deferred Close of a Runner that could not be set up
+		r.tell(slog.LevelError, "the end was not complete", "error", verdict)
+	}
 	return r.finalErr
 }
 

@@ -221,3 +221,21 @@ func TestWhoComesInTheDrainIsAskedForItsKeyToo(t *testing.T) {
 		t.Errorf("Run returned %v, the report is %v", err, rep)
 	}
 }
+
+// Every handshake asks whoever answers for authentication: that is not the kind of message that a drain waits for.
+func TestTheSocketThatAnswersForAuthenticationHasNoQuietTime(t *testing.T) {
+	r := newTestRunner(t, WithDrainQuiet(patience))
+	zap, err := r.NewSocket(zmq4.REP)
+	must(t, err)
+	must(t, zap.Bind(zapEndpoint))
+	if zap.quiet != 0 {
+		t.Errorf("it has %v", zap.quiet)
+	}
+	other := newTestRunner(t)
+	zap, err = other.NewSocket(zmq4.REP, WithSocketQuiet(time.Second))
+	must(t, err)
+	must(t, zap.Bind(zapEndpoint))
+	if zap.quiet != time.Second {
+		t.Errorf("it has %v, where a second was asked for", zap.quiet)
+	}
+}

@@ -85,6 +85,7 @@ type Runner struct {
 
 	mu       sync.Mutex // guards what follows
 	used     bool
+	ran      bool // Run has served, or may have
 	phase    Phase
 	entered  time.Time // the phase
 	phases   []PhaseReport
@@ -156,7 +157,9 @@ func newRunner(o options) *Runner {
 
 // Context returns the ZeroMQ context, for its options (I/O threads, before the first socket), for sockets to
 // [Runner.Adopt], and for inproc peers of one's own. A socket made in it and never closed keeps the Runner
-// from terminating it: Run says so ([ShutdownError], Leaked) instead of hanging.
+// from terminating it: Run says so ([ShutdownError], Leaked) instead of hanging. Sockets may not be made in it while the
+// Runner ends (pebbe's NewSocket races with Term), and what such a peer has not read when the Runner terminates
+// is lost to it: Term fails its next call.
 func (r *Runner) Context() *zmq4.Context { return r.context }
 
 // Run serves messages until a signal, the end of ctx, [Runner.Shutdown] or [ErrStop] asks for the end, then
@@ -204,6 +207,9 @@ func (r *Runner) begin(ctx context.Context, h Handler) error {
 		}
 		return fmt.Errorf("zmqgrace: Run: %w", err)
 	}
+	r.mu.Lock()
+	r.ran = true
+	r.mu.Unlock()
 	// Signals first: whoever has an answer may send one.
 	if len(r.opts.signals) > 0 { // Notify without any means all
 		signal.Notify(r.signals, r.opts.signals...)

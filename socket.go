@@ -26,6 +26,7 @@ type Socket struct {
 	name    string
 	linger  time.Duration // -1: all the budget
 	quiet   time.Duration
+	quietly bool // that quiet was asked for
 	handler Handler
 	late    Handler
 	goodbye func(ctx context.Context, s *Socket) error
@@ -164,7 +165,7 @@ func (r *Runner) own(raw *zmq4.Socket, t zmq4.Type, so socketOptions) (*Socket, 
 			return nil, err
 		}
 	}
-	s := &Socket{r: r, raw: raw, handle: handleOf(raw), typ: t, name: so.name, linger: so.linger, quiet: so.quiet, late: so.late, goodbye: so.goodbye}
+	s := &Socket{r: r, raw: raw, handle: handleOf(raw), typ: t, name: so.name, linger: so.linger, quiet: so.quiet, quietly: so.quietly, late: so.late, goodbye: so.goodbye}
 	s.counts = SocketReport{Name: so.name, Type: t, linger: so.linger}
 	if err := s.readHighWaterMark(); err != nil {
 		return nil, err
@@ -191,6 +192,9 @@ func (s *Socket) readHighWaterMark() error {
 func (s *Socket) Bind(endpoint string) error {
 	if endpoint == zapEndpoint {
 		s.r.dropZAPGuard()
+		if !s.quietly {
+			s.quiet = 0
+		}
 	}
 	return s.attach("bind", endpoint, s.raw.Bind)
 }
