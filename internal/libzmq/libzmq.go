@@ -187,7 +187,7 @@ func (b *Batch) Frames() []Frame {
 // Data returns the bytes of the frames that do not own theirs, one after the other. It is valid until the batch is used again.
 func (b *Batch) Data() []byte { return unsafe.Slice((*byte)(unsafe.Pointer(b.c.data)), b.c.used) }
 
-// A PollItem is what a [Poller] looks at: a socket, and for what.
+// A Poller looks at sockets by their places, for what each is to be looked at.
 type Poller struct{ items []C.zmq_pollitem_t }
 
 // Add adds a socket. Its place is the number of those before it.
