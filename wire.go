@@ -17,9 +17,12 @@ const (
 	// batchBytes is how much one call receives, but for what the last message is beyond.
 	batchBytes = 256 << 10
 
-	// aloneBytes is the size from which a frame has memory of its own, both ways: it is copied once then. Below,
-	// frames share the memory of their batch, and one that is kept keeps all of it.
+	// aloneBytes is the size from which a frame has memory of its own, both ways: it is copied once then.
 	aloneBytes = 4 << 10
+
+	// pieceBytes is how much memory frames share at the most, and so what one that is kept keeps: the largest piece that Go
+	// gives out without taking pages from the heap.
+	pieceBytes = 32 << 10
 )
 
 // portable, if not empty, has the Runner use pebbe's own calls throughout. It is for comparison, and set by the linker:
@@ -104,13 +107,13 @@ func (s *Socket) took(messages []Message, dry bool) {
 	s.mu.Unlock()
 }
 
-// unpack copies the messages that were received to where the handlers own them for ever: two pieces of memory for all, and a
-// third where some have more than one frame.
+// unpack copies the messages that were received to where the handlers own them for ever: two pieces of memory for all, where
+// they are small and have one frame.
 func (s *Socket) unpack(batch *libzmq.Batch, n int) []Message {
 	messages := make([]Message, n)
-	data := append([]byte{}, batch.Data()...)
-	frames := batch.Frames()
-	var many [][]byte
+	frames, data := batch.Frames(), batch.Data()
+	var piece []byte  // of the data, what the next parts are in
+	var many [][]byte // for the Frames of messages that have several
 	for i := range messages {
 		m := &messages[i]
 		m.Socket = s
@@ -118,20 +121,30 @@ func (s *Socket) unpack(batch *libzmq.Batch, n int) []Message {
 		for !frames[parts-1].Last() {
 			parts++
 		}
-		if envelope := 1; parts > len(m.few)+envelope {
+		body := parts
+		if s.typ == zmq4.ROUTER {
+			if body--; body > 1 && frames[1].Size() == 0 {
+				body--
+			}
+		}
+		if body > len(m.few) {
 			if many == nil {
 				many = make([][]byte, len(frames))
 			}
-			m.Frames, many = many[:0:parts], many[parts:]
+			m.Frames, many = many[:0:body], many[body:]
 		}
 		for j := range parts {
 			f := &frames[j]
-			part := bytesOf(f, data)
+			size := f.Size()
+			var part []byte
 			if f.Owns() {
-				part = bytes.Clone(part)
+				part = bytes.Clone(f.Bytes())
 				f.Free()
 			} else {
-				data = data[len(part):]
+				if piece == nil || len(piece) < size {
+					piece = append([]byte{}, data[:min(len(data), pieceBytes)]...)
+				}
+				part, piece, data = piece[:size:size], piece[size:], data[size:]
 			}
 			m.add(part, j == parts-1)
 		}
