@@ -181,10 +181,12 @@ func (s *Socket) accountAll(c *chunk, n int, now time.Time) {
 			s.account(string(last), run, now)
 			run = 0
 		}
+		if !c.frames[c.frame].Owns() {
+			c.at += len(id)
+		}
 		last = id
 		run++
 		c.frame++
-		c.at += len(id)
 	}
 	s.account(string(last), run, now)
 }

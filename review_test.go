@@ -1,6 +1,9 @@
 package zmqgrace
 
 import (
+	"encoding/binary"
+	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,4 +78,39 @@ func TestAMessageThatIsSentAnewIsWhole(t *testing.T) {
 	}
 	push.Close()
 	must(t, ctx.Term())
+}
+
+// zmtpReadyAs is zmtpReady of a DEALER that gives itself a routing id, of any length: libzmq (mechanism.cpp) looks at
+// none.
+func zmtpReadyAs(id string) string {
+	body := "\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER\x08Identity" + string(binary.BigEndian.AppendUint32(nil, uint32(len(id)))) + id
+	return string(binary.BigEndian.AppendUint64([]byte{6}, uint64(len(body)))) + body
+}
+
+func TestARoutingIDLargerThanABatchGoesThroughABroker(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	front := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*")
+	back := bound(t, r, zmq4.DEALER, "tcp://127.0.0.1:*")
+	must(t, r.Proxy(front, back))
+	s := start(t, r, nil)
+	worker := dial(t, zmq4.DEALER, back.Endpoint())
+	id := strings.Repeat("i", batchBytes+1)
+	c := newStranger(t, front.Endpoint())
+	c.say(zmtpGreeting)
+	_, err := io.ReadFull(c, make([]byte, len(zmtpGreeting)))
+	must(t, err)
+	const n = 50 // some of them in one batch
+	c.say(zmtpReadyAs(id), strings.Repeat("\x00\x02hi", n))
+	for range n {
+		m, err := worker.RecvMessage(0)
+		must(t, err)
+		if len(m) != 2 || m[0] != id || m[1] != "hi" {
+			t.Fatalf("the worker gets %d parts", len(m))
+		}
+		_, err = worker.SendMessage(m)
+		must(t, err)
+	}
+	until(t, "the answers are through", func() bool { return front.report().Handled == n })
+	s.ended()
 }
