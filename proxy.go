@@ -114,10 +114,11 @@ func (s *Socket) forward(most int) (done int, err error) {
 // tracks reports whether the proxy counts unanswered requests.
 func (k *link) tracks() bool { return k.owed != nil || k.to.link.owed != nil }
 
-// takesAtOnce reports whether libzmq can be given messages for the socket past its outbox.
+// takesAtOnce reports whether libzmq can be given messages for the socket past its outbox. Not where a peer is lost: only the
+// delivery sees that it takes again.
 func (s *Socket) takesAtOnce() bool {
 	d := &s.delivery
-	return s.handle.Valid() && !s.closed && !isGone(s.raw) && s.queued() == 0 && d.patient == d.nodrop
+	return s.handle.Valid() && !s.closed && !isGone(s.raw) && s.queued() == 0 && len(d.held) == 0 && d.patient == d.nodrop
 }
 
 // tookAtOnce counts what libzmq was given past the outbox.

@@ -114,3 +114,56 @@ func TestARoutingIDLargerThanABatchGoesThroughABroker(t *testing.T) {
 	until(t, "the answers are through", func() bool { return front.report().Handled == n })
 	s.ended()
 }
+
+// A peer that takes again is like any other, also where what it took went past the outbox.
+func TestABrokersPeerThatTakesAgainIsHeldAnewAtItsMark(t *testing.T) {
+	t.Parallel()
+	const n, size = 600, 64 << 10
+	r := newTestRunner(t)
+	front := marked(t, r, zmq4.ROUTER, 150)
+	must(t, front.Bind("tcp://127.0.0.1:*"))
+	back := bound(t, r, zmq4.DEALER, "tcp://127.0.0.1:*")
+	must(t, r.Proxy(front, back))
+	s := start(t, r, nil)
+	worker := dial(t, zmq4.DEALER, back.Endpoint())
+	slow := greedy(t, front.Endpoint(), "slow")
+	serve := func(answers int) {
+		t.Helper()
+		m, err := worker.RecvMessage(0)
+		must(t, err)
+		for i := range answers {
+			body := []byte(m[1])
+			if answers > 1 {
+				body = append(countedBody(i), make([]byte, size)...)
+			}
+			_, err := worker.SendMessage(m[0], body)
+			must(t, err)
+		}
+	}
+	tell(t, slow, "flood")
+	serve(n)
+	until(t, "what the peer is owed is dropped", func() bool { return front.report().Dropped > 0 })
+	until(t, "nothing is held any more", func() bool { rep := front.report(); return rep.Queued == 0 && rep.Sent+rep.Dropped == n })
+	dropped := front.report().Dropped
+	for range n - dropped {
+		_, err := slow.RecvMessageBytes(0)
+		must(t, err)
+	}
+	for range 3 {
+		tell(t, slow, "hello again")
+		serve(1)
+		m, err := slow.RecvMessage(0)
+		must(t, err)
+		if len(m) != 1 || m[0] != "hello again" {
+			t.Fatalf("the answer is %q", m)
+		}
+	}
+	tell(t, slow, "flood")
+	serve(n)
+	until(t, "the peer is at its mark", func() bool { rep := front.report(); return rep.Queued > 0 || rep.Dropped > dropped })
+	if rep := front.report(); rep.Dropped > dropped {
+		t.Fatalf("%d were dropped at once", rep.Dropped-dropped)
+	}
+	expectCounted(t, slow, n)
+	s.ended()
+}
