@@ -1,9 +1,11 @@
 package zmqgrace
 
 import (
+	"context"
 	"encoding/binary"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,4 +168,41 @@ func TestABrokersPeerThatTakesAgainIsHeldAnewAtItsMark(t *testing.T) {
 	}
 	expectCounted(t, slow, n)
 	s.ended()
+}
+
+// What came while the message before it was handled is backlog: there was no moment without any.
+func TestWhatComesWhileTheBacklogIsHandledIsNotLate(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	var late atomic.Int32
+	router := bound(t, r, zmq4.ROUTER, "inproc://backlog", WithLate(func(context.Context, *Message) error { late.Add(1); return nil }))
+	client, err := r.Context().NewSocket(zmq4.DEALER)
+	must(t, err)
+	must(t, client.Connect("inproc://backlog"))
+	const n = 10
+	i := 0
+	s := start(t, r, func(ctx context.Context, m *Message) error {
+		if i++; i == 1 {
+			go r.Shutdown(context.Background())
+			until(t, "the drain has begun", func() bool { return r.Phase() == Draining })
+			time.Sleep(50 * time.Millisecond)
+		}
+		if i <= n {
+			_, err := client.SendMessage(i) // the next comes before this one is done
+			must(t, err)
+		}
+		if i == n+1 {
+			client.Close()
+		}
+		return nil
+	})
+	_, err = client.SendMessage(0)
+	must(t, err)
+	until(t, "all have come", func() bool { return router.report().Received == n+1 || late.Load() > 0 })
+	if late.Load() > 0 {
+		t.Errorf("%d were late", late.Load())
+		client.SetLinger(0)
+		client.Close()
+	}
+	s.returned()
 }
