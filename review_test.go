@@ -206,3 +206,34 @@ func TestWhatComesWhileTheBacklogIsHandledIsNotLate(t *testing.T) {
 	}
 	s.returned()
 }
+
+// However fast the messages before were, slow ones end their socket's turn.
+func TestSlowMessagesAfterFastOnesEndTheTurn(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	bound(t, r, zmq4.PULL, "inproc://mixed")
+	push, err := r.Context().NewSocket(zmq4.PUSH)
+	must(t, err)
+	must(t, push.Connect("inproc://mixed"))
+	for i := range 200 {
+		_, err := push.SendMessage(i)
+		must(t, err)
+	}
+	must(t, push.Close())
+	var turns, longest int // slow messages between two timers
+	r.Every(time.Millisecond, func(context.Context) error { turns = 0; return nil })
+	i := 0
+	s := start(t, r, func(context.Context, *Message) error {
+		if i++; i > 130 && i <= 160 {
+			time.Sleep(5 * time.Millisecond)
+			turns++
+			longest = max(longest, turns)
+		}
+		return nil
+	})
+	until(t, "all are handled", func() bool { return r.Report().Sockets[0].Handled == 200 })
+	s.ended()
+	if longest > 4 {
+		t.Errorf("%d messages of 5 ms each were handled in one turn", longest)
+	}
+}
