@@ -78,6 +78,7 @@ func (s *Socket) forward(most int) (done int, err error) {
 		}
 		s.received(1)
 		s.relay(&c, now)
+		s.touch()
 		return 1, nil
 	}
 	if isGone(s.raw) {

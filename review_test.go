@@ -237,3 +237,36 @@ func TestSlowMessagesAfterFastOnesEndTheTurn(t *testing.T) {
 		t.Errorf("%d messages of 5 ms each were handled in one turn", longest)
 	}
 }
+
+// A stream that goes on with gaps shorter than the quiet time is forwarded to its end, also where pebbe's own calls have to do.
+func TestAForwarderIsNotQuietBetweenTwoMessages(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{"fast", "portable"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, WithDrainQuiet(400*ms))
+			in := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+			out := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*")
+			if way == "portable" {
+				in.handle, out.handle = libzmq.Handle{}, libzmq.Handle{}
+			}
+			must(t, r.Proxy(in, out))
+			s := start(t, r, nil)
+			push := dial(t, zmq4.PUSH, in.Endpoint())
+			pull := dial(t, zmq4.PULL, out.Endpoint(), func(s *zmq4.Socket) error { return s.SetRcvtimeo(2 * time.Second) })
+			for i := range 10 {
+				_, err := push.SendMessage(i)
+				must(t, err)
+				if _, err := pull.RecvMessage(0); err != nil {
+					t.Fatalf("message %d does not come through: %v", i, err)
+				}
+				if i == 0 {
+					go r.Shutdown(context.Background())
+				}
+				time.Sleep(100 * ms)
+			}
+			_, err := s.returned()
+			must(t, err)
+		})
+	}
+}
