@@ -17,7 +17,7 @@ const (
 	turnMessages = 256                   // what one socket may handle before the next has its turn
 	turnTime     = time.Millisecond      // and for how long
 	busyTurn     = 16                    // messages of a turn after which there may well be more
-	maxStride    = 16                    // messages between two looks at the clock
+	maxStride    = 4                     // messages between two looks at the clock, so how many slow ones may follow fast ones in a turn
 	quietSlice   = 25 * time.Millisecond // a stalled machine can fake no more quiet than this
 	oneMoreLook  = time.Millisecond      // of quiet, for sockets that have long been quiet when the drain begins
 	lastWords    = time.Second           // what a panic leaves for flush, close and term

@@ -78,6 +78,7 @@ func (s *Socket) forward(most int) (done int, err error) {
 		}
 		s.received(1)
 		s.relay(&c, now)
+		s.touch()
 		return 1, nil
 	}
 	if isGone(s.raw) {
@@ -114,10 +115,11 @@ func (s *Socket) forward(most int) (done int, err error) {
 // tracks reports whether the proxy counts unanswered requests.
 func (k *link) tracks() bool { return k.owed != nil || k.to.link.owed != nil }
 
-// takesAtOnce reports whether libzmq can be given messages for the socket past its outbox.
+// takesAtOnce reports whether libzmq can be given messages for the socket past its outbox. Not where a peer is lost: only the
+// delivery sees that it takes again.
 func (s *Socket) takesAtOnce() bool {
 	d := &s.delivery
-	return s.handle.Valid() && !s.closed && !isGone(s.raw) && s.queued() == 0 && d.patient == d.nodrop
+	return s.handle.Valid() && !s.closed && !isGone(s.raw) && s.queued() == 0 && len(d.held) == 0 && d.patient == d.nodrop
 }
 
 // tookAtOnce counts what libzmq was given past the outbox.
@@ -181,10 +183,12 @@ func (s *Socket) accountAll(c *chunk, n int, now time.Time) {
 			s.account(string(last), run, now)
 			run = 0
 		}
+		if !c.frames[c.frame].Owns() {
+			c.at += len(id)
+		}
 		last = id
 		run++
 		c.frame++
-		c.at += len(id)
 	}
 	s.account(string(last), run, now)
 }
