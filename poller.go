@@ -463,9 +463,9 @@ func (s *Socket) job(m *Message) job {
 	return job{m, s.r.handlerOf(s), s.ctx}
 }
 
-// handOut gives what is in the inbox to the workers, of whom there are enough.
+// handOut gives what is in the inbox to the workers.
 func (l *loop) handOut(s *Socket) {
-	for len(s.inbox.messages) > 0 {
+	for len(s.inbox.messages) > 0 && l.crew.room(1) > 0 && !s.paused() {
 		s.received(1)
 		s.counted(1)
 		l.crew.assign(s.job(s.inbox.next()))
@@ -525,11 +525,11 @@ func (w *watch) over(messages int) bool {
 	}
 	w.unseen = 0
 	now := w.loop.clock()
-	w.loop.crew.seats[0].since.Store(int64(now))
 	if now-w.last < turnTime/100 {
 		w.stride = min(2*w.stride, maxStride)
 	} else {
 		w.stride = 1
+		w.loop.crew.seats[0].since.Store(int64(now)) // a millisecond more or less is no matter otherwise
 	}
 	w.last = now
 	return now > w.end
