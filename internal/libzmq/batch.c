@@ -124,8 +124,8 @@ static size_t in_data(const zg_frame *frame) { return frame->own ? 0 : frame->si
 /* send_whole sends one message, of which libzmq takes all or nothing.
  *
  * Where a peer goes away in the middle of a message, PUSH and DEALER roll back what they have and swallow the remaining
- * parts (lb.cpp): those must be sent, into nowhere, or the next whole message would be swallowed in their place. Then the
- * message is sent anew. PAIR and the others just begin anew; for a REQ there is no way to do it right, since its delimiter
+ * parts (lb.cpp): as many must be sent, into nowhere, or the next whole message would be swallowed in their place. These are
+ * empty, since libzmq keeps what it swallows of a last part. Then the message is sent anew. PAIR and the others just begin anew; for a REQ there is no way to do it right, since its delimiter
  * is gone and it does not write another (req.cpp). */
 static int send_whole(void *socket, int swallows, const zg_frame *frames, const char *data) {
 	const zg_frame *frame = frames;
@@ -141,8 +141,8 @@ static int send_whole(void *socket, int swallows, const zg_frame *frames, const 
 			continue;
 		}
 		while (swallows && frame->more) {
-			at += in_data(frame++);
-			error = send_part(socket, frame, at);
+			const zg_frame nothing = {.more = (++frame)->more};
+			error = send_part(socket, &nothing, NULL);
 			if (error != 0)
 				return error;
 		}
