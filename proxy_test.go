@@ -301,9 +301,7 @@ func TestABrokerWaitsForWhatIsWithAWorker(t *testing.T) {
 	must(t, err)
 	m, err := worker.RecvMessage(0)
 	must(t, err)
-	if got := r.Report().Sockets[0]; got.InFlight != 1 {
-		t.Errorf("the front reports %+v", got)
-	}
+	until(t, "it is in flight", func() bool { return r.Report().Sockets[0].InFlight == 1 }) // counted when it has left
 	go s.Shutdown(context.Background())
 	until(t, "the drain", func() bool { return r.Phase() == Draining })
 	time.Sleep(200 * ms) // ten times the quiet time
