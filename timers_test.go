@@ -76,27 +76,38 @@ func TestATimerKeepsItsTimesAndLeavesOutWhatIsOver(t *testing.T) {
 	}
 }
 
+// On a loaded machine calls are late, and some are left out; but most keep step with some other.
 func TestATimerDoesNotDrift(t *testing.T) {
 	t.Parallel()
-	const interval, calls = 10 * ms, 40
+	const interval, work, calls = 20 * ms, 6 * ms, 20
 	r := newTestRunner(t, briefly)
-	began, all := time.Now(), make(chan time.Duration, calls)
+	all := make(chan time.Time, calls)
 	n := 0
 	r.Every(interval, func(context.Context) error {
-		time.Sleep(interval / 2) // the work
 		if n++; n <= calls {
-			all <- time.Since(began)
+			all <- time.Now()
 		}
+		time.Sleep(work) // with drift, each call would be so much later than its time than the one before
 		return nil
 	})
 	s := start(t, r, nil)
-	var last time.Duration
+	var times []time.Time
 	for range calls {
-		last = next(t, "a call", all)
+		times = append(times, next(t, "a call", all))
 	}
-	// With drift it would be half as long again; and it must not hurry.
-	if last < calls*interval || last > calls*interval*5/4 {
-		t.Errorf("%d calls every %v took %v", calls, interval, last)
+	best := 0
+	for _, origin := range times {
+		inStep := 0
+		for _, at := range times {
+			if (at.Sub(origin)%interval+interval)%interval < 8*ms {
+				inStep++
+			}
+		}
+		best = max(best, inStep)
+	}
+	// With drift it would be two fifths.
+	if best < calls*3/5 || times[calls-1].Sub(times[0]) < (calls-2)*interval {
+		t.Errorf("of %d calls every %v %d were in step: %v", calls, interval, best, times)
 	}
 	s.ended()
 }
