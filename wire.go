@@ -18,8 +18,9 @@ const (
 	batchBytes = 256 << 10
 
 	// aloneBytes is the size from which a frame has memory of its own, both ways: it is copied once then. Below,
-	// frames share the memory of their batch, and one that is kept keeps all of it.
+	// frames that came together share pieces of memory, and one that is kept keeps all of its piece.
 	aloneBytes = 4 << 10
+	pieceBytes = 16 << 10
 )
 
 // portable, if not empty, has the Runner use pebbe's own calls throughout. It is for comparison, and set by the linker:
@@ -105,11 +106,12 @@ func (s *Socket) took(messages []Message, dry bool) {
 	s.mu.Unlock()
 }
 
-// unpack copies the messages that were received to where the handlers own them for ever: two pieces of memory for all, and a
-// third where some have more than one frame.
+// unpack copies the messages that were received to where the handlers own them for ever: few pieces of memory for all, none of
+// them large, since who keeps one small frame keeps the whole piece.
 func (s *Socket) unpack(batch *libzmq.Batch, n int) []Message {
 	messages := make([]Message, n)
-	data := append([]byte{}, batch.Data()...)
+	data := batch.Data()
+	piece := make([]byte, 0, min(len(data), pieceBytes))
 	frames := batch.Frames()
 	var many [][]byte
 	for i := range messages {
@@ -133,6 +135,12 @@ func (s *Socket) unpack(batch *libzmq.Batch, n int) []Message {
 				f.Free()
 			} else {
 				data = data[len(part):]
+				if len(part) > cap(piece)-len(piece) {
+					piece = make([]byte, 0, min(len(part)+len(data), pieceBytes))
+				}
+				at := len(piece)
+				piece = append(piece, part...)
+				part = piece[at:len(piece):len(piece)]
 			}
 			m.add(part, j == parts-1)
 		}
