@@ -24,7 +24,8 @@ import (
 // process dies with the original value and stack.
 type Handler func(ctx context.Context, m *Message) error
 
-// A Message is what arrived on a socket.
+// A Message is what arrived on a socket. Messages that arrived together share memory: who keeps a small part of them for long
+// should keep a copy ([bytes.Clone]) and not the message.
 type Message struct {
 	Socket *Socket  // where it arrived
 	Frames [][]byte // the body; the handler owns it for ever

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -269,4 +270,41 @@ func TestAForwarderIsNotQuietBetweenTwoMessages(t *testing.T) {
 			must(t, err)
 		})
 	}
+}
+
+// A handler owns its frames for ever, so keeping a few must not keep all that they came with.
+func TestAFrameThatIsKeptKeepsLittleElse(t *testing.T) {
+	const n, size, every = 50_000, 1000, 250
+	r := newTestRunner(t)
+	in := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	var kept [][]byte
+	s := start(t, r, func(_ context.Context, m *Message) error {
+		if m.Frames[0][0] == 1 {
+			kept = append(kept, m.Frames[0])
+		}
+		return nil
+	})
+	push := dial(t, zmq4.PUSH, in.Endpoint())
+	heap := func() int {
+		var stats runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&stats)
+		return int(stats.HeapAlloc)
+	}
+	before := heap()
+	for i := range n {
+		body := make([]byte, size)
+		if i%every == 0 {
+			body[0] = 1
+		}
+		_, err := push.SendBytes(body, 0)
+		must(t, err)
+	}
+	until(t, "all are handled", func() bool { return in.report().Handled == n })
+	grown := heap() - before
+	s.ended()
+	if limit := len(kept) * 2 * pieceBytes; grown > limit {
+		t.Errorf("%d frames of %d bytes keep %d KiB, want at most %d", len(kept), size, grown>>10, limit>>10)
+	}
+	runtime.KeepAlive(kept)
 }

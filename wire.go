@@ -20,9 +20,9 @@ const (
 	// aloneBytes is the size from which a frame has memory of its own, both ways: it is copied once then.
 	aloneBytes = 4 << 10
 
-	// pieceBytes is how much memory frames share at the most, and so what one that is kept keeps: the largest piece that Go
-	// gives out without taking pages from the heap.
-	pieceBytes = 32 << 10
+	// pieceBytes is how much memory frames share at the most, and so what one that is kept keeps. It is far from the size from
+	// which Go takes pages from the heap.
+	pieceBytes = 16 << 10
 )
 
 // portable, if not empty, has the Runner use pebbe's own calls throughout. It is for comparison, and set by the linker:
