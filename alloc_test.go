@@ -185,7 +185,7 @@ func heapNow(t testing.TB) int64 { return memoryNow(t).heap }
 func TestASmallFrameThatIsKeptKeepsItsBatchAtMost(t *testing.T) {
 	r := newTestRunner(t)
 	bound(t, r, zmq4.PULL, "inproc://server")
-	const rounds, each, beside = 15, 250, aloneBytes - 1
+	const rounds, each, beside, promised = 15, 250, 4<<10 - 1, 256 << 10
 	begin, finished := make(chan struct{}), make(chan struct{})
 	var keep [][]byte
 	count := 0
@@ -218,7 +218,7 @@ func TestASmallFrameThatIsKeptKeepsItsBatchAtMost(t *testing.T) {
 		<-finished
 	}
 	grown := heapNow(t) - before
-	most := int64(len(keep)) * (batchBytes + 16<<10)
+	most := int64(len(keep)) * (promised + 16<<10)
 	t.Logf("%d frames of one byte keep %.1f KiB each", len(keep), float64(grown)/1024/float64(len(keep)))
 	if len(keep) != 5*rounds || grown > most+(4<<20) {
 		t.Errorf("%d frames of one byte keep %d KiB", len(keep), grown>>10)
