@@ -34,8 +34,8 @@ var (
 
 // chaosRegressions are seeds that found something. What they found, as far as it is the Runner's, has a test of its
 // own that needs no luck: a reply that meets the return of ErrDeferred. A proxy that gives up requests older than the drain
-// limit (5992), and a machine that stands still while a socket leaks (5867), were holes in the test.
-var chaosRegressions = []uint64{5544, 5867, 5992, 10671}
+// limit (5992, 40210), and a machine that stands still while a socket leaks (5867), were holes in the test.
+var chaosRegressions = []uint64{5544, 5867, 5992, 10671, 40210}
 
 const (
 	unlimited = 1 << 30 // messages
@@ -990,6 +990,9 @@ func (c *chaos) judgeFault(rep Report, err error, incomplete *ShutdownError, wro
 		if c.restless || rep.Busy || c.quiet < chaosQuiet || c.stalled() {
 			return // something may come when nobody looks any more
 		}
+		if slices.ContainsFunc(c.stations, func(st *station) bool { return st.gaveUp(rep) }) {
+			return // its workers were slower than the drain limit
+		}
 		if incomplete != nil {
 			wrong("nothing went wrong, and the end was not complete")
 		}
@@ -1054,10 +1057,10 @@ func (c *chaos) judgeLoss(rep Report, wrong func(string, ...any)) {
 }
 
 // gaveUp reports whether a proxy did not wait for answers any longer: requests that are older than the drain limit when the end
-// is asked for count as failed, and no error says so.
+// is asked for count as failed, and no error says so; those that grow too old in the drain are abandoned.
 func (st *station) gaveUp(rep Report) bool {
 	return st.kind == "proxy" && slices.ContainsFunc(rep.Sockets, func(s SocketReport) bool {
-		return s.Name == st.front.Name() && s.Failed > 0
+		return s.Name == st.front.Name() && s.Failed+s.Abandoned > 0
 	})
 }
 
