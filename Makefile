@@ -31,7 +31,7 @@ bench: deps
 stress: deps
 	go test -race -shuffle=on -count=3 ./...
 
-# How the suites below run: make portable SUITE=-short.
+# How the suites below run: make portable SUITE=.
 SUITE = -race
 
 # The Runner by pebbe's calls alone, as where the C handle of a socket can't be found.
