@@ -28,8 +28,10 @@ lint: deps
 bench: deps
 	cd internal/bench && go run .
 
+COUNT = 3
+
 stress: deps
-	go test -race -shuffle=on -count=3 ./...
+	go test -race -shuffle=on -count=$(COUNT) ./...
 
 # How the suites below run: make portable SUITE=.
 SUITE = -race

@@ -27,6 +27,8 @@ type Handler func(ctx context.Context, m *Message) error
 // A Message is what arrived on a socket. Messages that arrived together share memory: who keeps a small part of them for long
 // should keep a copy ([bytes.Clone]) and not the message.
 type Message struct {
+	_ noCopy // has one reply
+
 	Socket *Socket  // where it arrived
 	Frames [][]byte // the body; the handler owns it for ever
 
@@ -39,6 +41,12 @@ type Message struct {
 	late      bool   // the message goes to the socket's Late
 	reply     replyState
 }
+
+// noCopy has go vet complain about copies.
+type noCopy struct{}
+
+func (*noCopy) Lock()   {}
+func (*noCopy) Unlock() {}
 
 // envelope is what goes before a reply.
 type envelope struct {

@@ -7,7 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { few_parts = 8 };
+enum {
+	few_parts = 8,
+	many_frames = 1 << 16, /* that are kept from call to call */
+};
 
 static int receive_part(zmq_msg_t *part, void *socket, int *more) {
 	int rc;
@@ -56,6 +59,15 @@ static void add(zg_batch *batch, zmq_msg_t *part, int more, size_t alone) {
 	}
 }
 
+/* add_copy is add for a part that is still needed. */
+static void add_copy(zg_batch *batch, zmq_msg_t *part) {
+	zmq_msg_t copy;
+	zmq_msg_init(&copy);
+	zmq_msg_copy(&copy, part);
+	add(batch, &copy, 0, SIZE_MAX);
+	zmq_msg_close(&copy);
+}
+
 static void cut(zg_batch *batch, size_t frames, size_t used) {
 	while (batch->frame_count > frames) {
 		zg_frame *frame = &batch->frames[--batch->frame_count];
@@ -63,6 +75,16 @@ static void cut(zg_batch *batch, size_t frames, size_t used) {
 			zg_free((zmq_msg_t *)frame->own);
 	}
 	batch->used = used;
+}
+
+/* begin empties the batch, and gives back what a message of very many parts needed. */
+static void begin(zg_batch *batch) {
+	cut(batch, 0, 0);
+	if (batch->frame_room > many_frames) {
+		free(batch->frames);
+		batch->frames = NULL;
+		batch->frame_room = 0;
+	}
 }
 
 /* zg_receive takes at most that many messages, and no more when the batch's room is used up. Parts of `alone` bytes and more
@@ -73,7 +95,7 @@ int zg_receive(void *socket, zg_batch *batch, int most, size_t alone, int *messa
 	size_t taken = 0;
 	zmq_msg_t part;
 	zmq_msg_init(&part);
-	cut(batch, 0, 0);
+	begin(batch);
 	for (*messages = 0; error == 0 && *messages < most && taken < batch->room; ++*messages) {
 		size_t frames = batch->frame_count, used = batch->used;
 		int more = 1;
@@ -85,7 +107,7 @@ int zg_receive(void *socket, zg_batch *batch, int most, size_t alone, int *messa
 				return error;
 			}
 			add(batch, &part, more, alone);
-			taken += batch->frames[batch->frame_count - 1].size;
+			taken += sizeof(zg_frame) + batch->frames[batch->frame_count - 1].size;
 		}
 	}
 	zmq_msg_close(&part);
@@ -174,7 +196,7 @@ int zg_send(void *socket, int swallows, zg_frame *frames, size_t count, const ch
 	return 0;
 }
 
-/* pass_on sends the parts of one message, as send_whole does. Those of a message that has left are empty then. */
+/* pass_on sends the parts of one message, as send_whole does. The last one is empty then, if the message has left. */
 static int pass_on(void *socket, int swallows, zmq_msg_t *parts, int count) {
 	zg_frame frames[few_parts];
 	for (int i = 0; i < count; i++)
@@ -191,7 +213,7 @@ int zg_forward(void *from, void *to, int swallows, zg_batch *batch, int first_pa
 	zmq_msg_t parts[few_parts];
 	for (int i = 0; i < few_parts; i++)
 		zmq_msg_init(&parts[i]);
-	cut(batch, 0, 0);
+	begin(batch);
 	*messages = 0;
 	while (error == 0 && *messages < most) {
 		size_t frames = batch->frame_count, used = batch->used;
@@ -203,13 +225,15 @@ int zg_forward(void *from, void *to, int swallows, zg_batch *batch, int first_pa
 			count++;
 		}
 		error = received;
-		if (error == 0 && !more)
-			error = pass_on(to, swallows, parts, count);
-		if (error == 0 && !more && first_parts)
-			add(batch, &parts[0], 0, SIZE_MAX);
 		if (error == 0 && !more) {
-			++*messages;
-			continue;
+			if (first_parts)
+				add_copy(batch, &parts[0]);
+			error = pass_on(to, swallows, parts, count);
+			if (error == 0) {
+				++*messages;
+				continue;
+			}
+			cut(batch, frames, used);
 		}
 		if (received != 0) /* nothing, or not all of it (ETERM) */
 			break;

@@ -314,11 +314,11 @@ func TestReceiveStopsWhenItsBytesAreUsedUp(t *testing.T) {
 		}
 		push.tell(sent...)
 		n, err := b.Receive(pull.Handle, 100, alone)
-		if n != 4 || err != nil { // three are 900 bytes
+		if n != 3 || err != nil { // three are 900 bytes, and their six frames count too
 			t.Fatalf("Receive: %d, %v", n, err)
 		}
-		expectSame(t, take(b), sent[:4])
-		expectSame(t, pull.receiveAll(1, b, alone), sent[4:])
+		expectSame(t, take(b), sent[:3])
+		expectSame(t, pull.receiveAll(2, b, alone), sent[3:])
 	}
 }
 
@@ -739,4 +739,17 @@ func FuzzMessagesGoThroughUnchanged(f *testing.F) {
 		}
 		expectSame(t, sink.receiveAll(len(sent), b, 1+int(alone)), sent)
 	})
+}
+
+// Frames count as well as bytes, and what a message of very many needed is given back.
+func TestABatchKeepsNoMemoryForAMessageOfManyParts(t *testing.T) {
+	pull, push := connect(t, zmq4.PULL, zmq4.PUSH, "inproc://test")
+	b := newBatch(t, 1000)
+	push.tell(make([][]byte, 200_000), [][]byte{{1}})
+	if n, err := b.Receive(pull.Handle, 100, never); n != 1 || err != nil || len(b.Frames()) != 200_000 {
+		t.Fatalf("Receive: %d, %v, %d frames", n, err, len(b.Frames()))
+	}
+	if n, _ := b.Receive(pull.Handle, 100, never); n != 1 || b.c.frame_room > 1<<16 {
+		t.Errorf("Receive: %d, and there is room for %d frames", n, b.c.frame_room)
+	}
 }
