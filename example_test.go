@@ -391,7 +391,7 @@ func ExampleSocket_Pause() {
 	check(push.Send(context.Background(), []byte("a job")))
 	pull.Pause()
 	runner.Every(10*time.Millisecond, func(ctx context.Context) error {
-		if pull.Pause(); runner.Report().Sockets[0].Received == 0 { // it waits in libzmq
+		if waiting := runner.Report().Sockets[0].Received == 0; waiting { // in libzmq
 			fmt.Println("paused")
 			pull.Resume()
 		}
