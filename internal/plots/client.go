@@ -13,10 +13,7 @@ import (
 	"github.com/pebbe/zmq4"
 )
 
-const (
-	silence  = 2 * time.Second  // what has no reply after that long is lost
-	patience = 30 * time.Second // for a server's end
-)
+const patience = 30 * time.Second // for a server's end
 
 // process is this program, started again as a server.
 type process struct {
@@ -69,8 +66,9 @@ func (p *process) kill() {
 	p.out.Close()
 }
 
-// restart sends a burst, restarts the server in the middle of it, and returns how many requests have no reply.
-func restart(way string, burst int) (lost int, err error) {
+// restart sends a burst, restarts the server in the middle of it, and returns how many requests have no reply when there
+// was silence for so long.
+func restart(way string, burst int, silence time.Duration) (lost int, err error) {
 	first, err := start(way, "tcp://127.0.0.1:*")
 	if err != nil {
 		return 0, err

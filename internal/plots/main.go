@@ -11,9 +11,13 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 )
 
-const burst = 10_000 // requests
+const (
+	burst   = 10_000          // requests
+	silence = 2 * time.Second // what has no reply after that long is lost
+)
 
 func main() {
 	if err := run(); err != nil {
@@ -29,7 +33,7 @@ func run() error {
 	rounds := flag.Int("rounds", 5, "how often each way is tried; the plot shows the medians")
 	file := flag.String("o", "../../docs/lost.svg", "where the plot goes")
 	flag.Parse()
-	bars, err := measure(burst, *rounds)
+	bars, err := measure(burst, *rounds, silence)
 	if err != nil {
 		return err
 	}
@@ -37,11 +41,11 @@ func run() error {
 }
 
 // measure tries the ways in turn, so that a machine that becomes slower does so for all of them.
-func measure(burst, rounds int) ([]bar, error) {
+func measure(burst, rounds int, silence time.Duration) ([]bar, error) {
 	lost := make(map[string][]int)
 	for range rounds {
 		for _, w := range ways {
-			n, err := restart(w.name, burst)
+			n, err := restart(w.name, burst, silence)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", w.name, err)
 			}

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestMain(m *testing.M) {
@@ -17,7 +18,7 @@ func TestMain(m *testing.M) {
 
 func TestEachWayOfStoppingLosesRequestsButTheRunners(t *testing.T) {
 	const few = 3000
-	bars, err := measure(few, 1)
+	bars, err := measure(few, 1, time.Second/2)
 	if err != nil {
 		t.Fatal(err)
 	}
