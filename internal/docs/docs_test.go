@@ -144,7 +144,7 @@ func TestABrokenLinkIsFound(t *testing.T) {
 		"[a](#another)\n\n# A title":                       "no heading",
 		"[a](docs_test.go)":                                "",
 		"[a](nothing.go)":                                  "no such file",
-		"[a](../../README.md#try-it)":                      "",
+		"[a](../../README.md#options)":                     "",
 		"[a](../../README.md#try-that)":                    "no heading",
 		"[a][1]\n\n[1]: nothing.md":                        "no such file",
 		"# Twice\n\n# Twice\n\n[a](#twice-1)":              "",
