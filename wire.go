@@ -2,7 +2,6 @@ package zmqgrace
 
 import (
 	"bytes"
-	"syscall"
 	"time"
 
 	"github.com/pebbe/zmq4"
@@ -254,8 +253,9 @@ func readable(raw *zmq4.Socket) bool {
 
 func isAgain(err error) bool { return err == eagain }
 
-// eagain as pebbe returns it: comparing interfaces is what the hot path can afford.
-var eagain error = zmq4.Errno(syscall.EAGAIN)
+// eagain as pebbe returns it: comparing interfaces is what the hot path can afford. The number is C's: on Windows Go's is
+// another.
+var eagain error = zmq4.Errno(libzmq.EAGAIN)
 
 // poller looks at sockets by their places: the doorbell's is 0.
 type poller interface {

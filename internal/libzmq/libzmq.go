@@ -21,6 +21,7 @@ package libzmq
 #cgo nocallback zg_new
 #cgo nocallback zg_free
 #cgo nocallback zg_clear
+#include <errno.h>
 #include <stdlib.h>
 #include "batch.h"
 */
@@ -28,12 +29,14 @@ import "C"
 
 import (
 	"reflect"
-	"syscall"
 	"time"
 	"unsafe"
 
 	"github.com/pebbe/zmq4"
 )
+
+// EAGAIN is C's, which on Windows is not what Go's package syscall calls so.
+const EAGAIN = C.EAGAIN
 
 // A Handle is libzmq's own name of a socket. Whoever uses it keeps the [zmq4.Socket] referenced, whose finalizer closes the
 // socket otherwise, and does not use it once that is closed.
@@ -212,7 +215,7 @@ func (p *Poller) Poll(timeout time.Duration) (found int, err error) {
 		}
 		var n C.int
 		rc := C.zg_poll(unsafe.SliceData(p.items), C.int(len(p.items)), milliseconds, &n)
-		if rc != C.int(syscall.EINTR) {
+		if rc != C.EINTR {
 			return int(n), errno(rc)
 		}
 		if timeout > 0 { // the rest of it, where libzmq would begin anew
