@@ -5,6 +5,7 @@ import "github.com/zmqgrace/zmqgrace/internal/libzmq"
 const (
 	chunkFrames = 1024     // a chunk that has so many takes no more messages
 	chunkBytes  = 64 << 10 // or so many
+	spareChunks = 4        // that a queue keeps for use again: a turn's replies of 1 KiB
 )
 
 // copyLarge copies the large ones of a message's frames to libzmq's memory: once for all, and before anybody's mutex is held. It
@@ -33,7 +34,7 @@ type queue struct {
 	chunks   []*chunk
 	gone     int // of the chunks, in front
 	messages int
-	spare    *chunk // an empty one, whose memory is used again
+	spare    []*chunk // empty ones, whose memory is used again
 }
 
 // chunk is a run of messages in one piece of memory.
@@ -93,8 +94,10 @@ func (q *queue) end() *chunk {
 	if n := len(q.chunks); n > q.gone && q.chunks[n-1].hasRoom() {
 		return q.chunks[n-1]
 	}
-	c := q.spare
-	if q.spare = nil; c == nil {
+	var c *chunk
+	if n := len(q.spare); n > 0 {
+		c, q.spare = q.spare[n-1], q.spare[:n-1]
+	} else {
 		c = &chunk{}
 	}
 	q.chunks = append(q.chunks, c)
@@ -146,8 +149,8 @@ func (q *queue) takeAll(from *queue) {
 	q.messages += from.messages
 	clear(from.chunks)
 	from.chunks, from.messages = from.chunks[:0], 0
-	if from.spare == nil {
-		from.spare, q.spare = q.spare, nil
+	if len(from.spare) == 0 {
+		from.spare, q.spare = q.spare, from.spare
 	}
 }
 
@@ -235,8 +238,8 @@ func (q *queue) passed(p libzmq.Progress) {
 
 // reuse keeps the memory of a chunk for the next one.
 func (q *queue) reuse(c *chunk) {
-	if q.spare == nil && cap(c.data) <= 4*chunkBytes && cap(c.frames) <= 4*chunkFrames {
+	if len(q.spare) < spareChunks && cap(c.data) <= 4*chunkBytes && cap(c.frames) <= 4*chunkFrames {
 		*c = chunk{frames: c.frames[:0], data: c.data[:0]}
-		q.spare = c
+		q.spare = append(q.spare, c)
 	}
 }
