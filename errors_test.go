@@ -476,6 +476,9 @@ var occasions = map[string]func(t *testing.T) error{
 
 	"zmqgrace: reply on socket \"…\": a … can't reply": answering(zmq4.PULL, zmq4.PUSH, func(_ context.Context, _ *Runner, m *Message) error { return m.Reply() }),
 	"zmqgrace: reply on socket \"…\": …":               tooLate,
+	"zmqgrace: reply: the message did not arrive on a socket": answering(zmq4.REP, zmq4.REQ, func(_ context.Context, _ *Runner, m *Message) error {
+		return errors.Join(m.Reply(), (&Message{}).Reply())
+	}),
 	"the message was already replied to": answering(zmq4.REP, zmq4.REQ, func(_ context.Context, _ *Runner, m *Message) error {
 		return errors.Join(m.Reply(), m.Reply())
 	}),
