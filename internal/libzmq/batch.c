@@ -59,8 +59,15 @@ static void add(zg_batch *batch, zmq_msg_t *part, int more, size_t alone) {
 	}
 }
 
-/* add_copy is add for a part that is still needed. */
+/* add_copy is add for a part that is still needed, and counts as the only one. */
 static void add_copy(zg_batch *batch, zmq_msg_t *part) {
+	size_t size = zmq_msg_size(part);
+	if (size <= batch->room - batch->used) {
+		*add_frame(batch) = (zg_frame){.size = size};
+		memcpy(batch->data + batch->used, zmq_msg_data(part), size);
+		batch->used += size;
+		return;
+	}
 	zmq_msg_t copy;
 	zmq_msg_init(&copy);
 	zmq_msg_copy(&copy, part);
