@@ -426,8 +426,8 @@ func TestAFloodedSocketDoesNotHoldBackAnother(t *testing.T) {
 		if _, err := client.RecvMessage(0); err != nil {
 			t.Fatal(err)
 		}
-		// One turn of the flood, which may come first.
-		if n := next(t, "the request is handled", overtaken); n > turnMessages {
+		// The loop polls when the flood has had what was left of its turn; then it may have another one first.
+		if n := next(t, "the request is handled", overtaken); n > 2*turnMessages {
 			t.Errorf("%d messages of the flood overtook the request; a turn is %d", n, turnMessages)
 		}
 	}
