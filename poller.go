@@ -443,6 +443,9 @@ func (l *loop) takeTurn(s *Socket) {
 			}
 			continue
 		}
+		if s.lastTurn > 0 {
+			l.deliverAll() // a REP has no next request before its reply is out; others had many bytes, on which their peers can work
+		}
 		if err := s.fill(l.crew.room(s.turnLeft)); err != nil {
 			l.receiveFailed(s, err)
 			return
@@ -455,9 +458,6 @@ func (l *loop) takeTurn(s *Socket) {
 			}
 		} else {
 			l.handOut(s)
-		}
-		if s.typ == zmq4.REP && !s.closed {
-			s.deliver(time.Now()) // it takes the next request when the reply is out
 		}
 	}
 }

@@ -13,8 +13,9 @@ import (
 // above sees no difference.
 
 const (
-	// batchBytes is how much one call receives, but for what the last message is beyond.
-	batchBytes = 256 << 10
+	// batchBytes is how much one call receives, but for what the last message is beyond. A peer whose messages are large does not wait
+	// longer for its replies than it takes to make so many: at four times as much an echo of 1 KiB is slower by a tenth.
+	batchBytes = 64 << 10
 
 	// aloneBytes is the size from which a frame has memory of its own, both ways: it is copied once then.
 	aloneBytes = 4 << 10
