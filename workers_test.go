@@ -134,7 +134,7 @@ func rateWith(t *testing.T, workers, requests, enough int) (float64, Report) {
 
 func TestWorkersHandleAtOnceAndAnswerAllTheyReceived(t *testing.T) {
 	one, _ := rateWith(t, 1, 40, 30)
-	requests := sized(5000)
+	requests := 20 * sized(250) // as many for each client
 	eight, rep := rateWith(t, 8, requests, requests/2)
 	router := rep.Sockets[0]
 	t.Logf("%.0f requests/s with one worker, %.0f with eight: %.1f times as many; %d of %d drained", one, eight, eight/one, router.Drained, requests)
