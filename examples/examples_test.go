@@ -3,6 +3,7 @@ package examples
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -210,6 +211,50 @@ func TestTheRepExampleSaysWhyItCannotBind(t *testing.T) {
 		t.Errorf("exit code %d, want 1", code)
 	}
 	mustSay(t, second.output.String(), regexp.QuoteMeta(taken), `(?i)in use`)
+}
+
+func TestTheClientExampleAsksTheRepExample(t *testing.T) {
+	rep := start(t, "rep", anyPort)
+	asked := start(t, "client", "-server", rep.endpoints()[0], "one", "two").end()
+	mustSay(t, asked, `(?m)^one: OK$`, `(?m)^two: OK$`)
+	rep.signal(syscall.SIGTERM)
+	mustSay(t, rep.end(), `(?m)^received: one$`, `(?m)^received: two$`, `ended.*received=2 .*handled=2 `)
+}
+
+func TestTheClientExampleAsksAgainOnANewSocketWhereNoAnswerComes(t *testing.T) {
+	ctx, err := zmq4.NewContext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	router, err := ctx.NewSocket(zmq4.ROUTER)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(router.SetLinger(0), router.Bind(anyPort)); err != nil {
+		t.Fatal(err)
+	}
+	endpoint, err := router.GetLastEndpoint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer router.Close()
+		lost := "" // the routing id of the socket that gets no answer
+		for {
+			request, err := router.RecvMessage(0) // until the context is terminated
+			switch {
+			case err != nil:
+				return
+			case lost == "" || lost == request[0]:
+				lost = request[0]
+			default:
+				router.SendMessage(request[0], "", "answer to "+request[2])
+			}
+		}
+	}()
+	t.Cleanup(func() { ctx.Term() })
+	asked := start(t, "client", "-server", endpoint, "-timeout", "200ms", "one", "two").end()
+	mustSay(t, asked, `(?m)^client: no answer within 200ms, asking again$`, `(?m)^one: answer to one$`, `(?m)^two: answer to two$`)
 }
 
 func TestTheRouterExampleAnswersEachClientAndEndsOnCtrlC(t *testing.T) {

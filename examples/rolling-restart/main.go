@@ -1,4 +1,4 @@
-// Command rolling-restart shows what a restart in the middle of a burst of requests costs: with the usual recipe
+// Command rolling-restart shows what a restart in the middle of a burst of requests costs: with the usual loop
 // (a flag that the signal sets, a poll timeout, linger 0, close, term), and with the Runner.
 //
 // A real client sends the burst to a real server process, and has it told to end after the first thousand replies.

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-var names = map[string]string{"recipe": "the usual recipe", "runner": "the Runner"}
+var names = map[string]string{"recipe": "the usual loop", "runner": "the Runner"}
 
 // A progress is one line: rewritten in place on a terminal, printed once a second elsewhere.
 type progress struct {
