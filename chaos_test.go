@@ -177,7 +177,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	}
 	c.fault = c.draw("fault", "none", "none", "none", "none", "none", "vanish", "vanish", "slow", "errs", "deaf", "slow reader",
 		"stuck", "heeds", "paused", "leak", "goexit", "never replied", "closed behind", "termed")
-	c.trigger = c.draw("trigger", "Shutdown", "context", "signal", "ErrStop", "Close", "Shutdown twice")
+	c.trigger = c.draw("trigger", "Shutdown", "context", "signal", "ErrStop", c.forcing("Close"), "Shutdown twice")
 	c.fateful = int64(c.number("fateful message", 1, 40))
 	c.workers = c.rng.IntN(2) * c.number("workers", 1, 4)
 	if c.rng.IntN(8) == 0 {
@@ -187,7 +187,20 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	if c.rng.IntN(8) == 0 {
 		c.force = time.Duration(c.number("forced after ms", 1, 80)) * ms
 	}
+	if c.fault == "vanish" {
+		c.force = 0
+	}
 	return c
+}
+
+// forcing is a trigger that forces the end; not where peers vanish: libzmq does not survive that a connection is closed in the middle of a
+// message of several parts at the moment when its peer goes away (session_base.cpp, clean_pipes; libzmq issue 3442). So ended
+// seed 60596, one in thousands; two sockets in C and no Runner do it at once.
+func (c *chaos) forcing(trigger string) string {
+	if c.fault == "vanish" {
+		return "Shutdown"
+	}
+	return trigger
 }
 
 // draw chooses one of the choices, and notes it.
@@ -291,6 +304,9 @@ func (c *chaos) setTheScene() {
 	}
 	if c.fault == "vanish" {
 		c.grace = 1500 * ms // what is for a peer that has gone lingers to the end
+		if c.linger == 0 { // see forcing
+			c.linger = 4 * time.Second
+		}
 	}
 	if c.endless() {
 		c.grace = c.duration("grace", 150*ms, 300*ms, 500*ms)

@@ -273,7 +273,7 @@ func newOpponent(ctx *zmq4.Context, c combination) (*opponent, error) {
 	if o.raw, err = ctx.NewSocket(o.part.peer); err != nil {
 		return nil, err
 	}
-	err = errors.Join(o.raw.SetSndhwm(0), o.raw.SetRcvhwm(0), o.raw.SetLinger(0), o.raw.SetRcvtimeo(20*ms))
+	err = errors.Join(o.raw.SetSndhwm(0), o.raw.SetRcvhwm(0), o.raw.SetLinger(0), o.raw.SetRcvtimeo(20*ms), o.raw.SetSndtimeo(20*ms))
 	if c.Type == zmq4.PUB {
 		err = errors.Join(err, o.raw.SetSubscribe(""))
 	}
@@ -353,17 +353,30 @@ func (o *opponent) sendAll() error {
 		var err error
 		switch o.Type {
 		case zmq4.REP:
-			_, err = o.raw.SendMessage("", body(i))
+			err = o.send("", body(i))
 		case zmq4.XPUB:
 			err = o.raw.SetSubscribe(body(i))
 		default:
-			_, err = o.raw.SendMessage(body(i))
+			err = o.send(body(i))
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// send sends a message, unless its player is gone for good: who has no peer left can't.
+func (o *opponent) send(parts ...any) error {
+	for {
+		_, err := o.raw.SendMessage(parts...)
+		if zmq4.AsErrno(err) != zmq4.Errno(syscall.EAGAIN) {
+			return err
+		}
+		if isClosed(o.over) {
+			return nil
+		}
+	}
 }
 
 // meet attaches a player and its opponent to each other.
