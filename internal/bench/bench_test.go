@@ -107,3 +107,23 @@ func TestOnlyKnownMeasurementsAndPicturesAreTaken(t *testing.T) {
 		t.Error("plottable takes what can't be drawn, or not what can")
 	}
 }
+
+func TestEveryColourOfThePlotHasADarkOne(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ratios.svg")
+	if err := paint([]chart{{"a contest", []bar{{"zmqgrace", 2, true}, {"another", 1, false}}}}, file); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	colours := regexp.MustCompile(`style="[^"]*fill:(#\w+)"`).FindAllStringSubmatch(string(text), -1)
+	if len(colours) < 8 {
+		t.Errorf("only %d things are drawn:\n%s", len(colours), text)
+	}
+	for _, colour := range colours {
+		if !strings.Contains(string(text), `[style*="`+colour[1]+`"]`) {
+			t.Errorf("%s is the same where the reader's system is dark", colour[1])
+		}
+	}
+}

@@ -71,6 +71,23 @@ func TestEveryLinkLeadsSomewhere(t *testing.T) {
 	}
 }
 
+// A page can't style its pictures: they see for themselves whether the reader's system is dark.
+func TestEveryPictureIsDarkWhereTheReadersSystemIs(t *testing.T) {
+	pictures, err := filepath.Glob(filepath.Join(root, "docs", "*.svg"))
+	if err != nil || len(pictures) == 0 {
+		t.Fatalf("found the pictures %q, %v", pictures, err)
+	}
+	for _, picture := range pictures {
+		text, err := os.ReadFile(picture)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), "@media (prefers-color-scheme: dark)") {
+			t.Errorf("%s glares on a dark page", picture)
+		}
+	}
+}
+
 func TestEveryBlockOfCodeIsWhatItSays(t *testing.T) {
 	compiler := newCompiler(t)
 	for _, path := range pages(t) {

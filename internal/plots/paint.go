@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"image/color"
 	"os"
+	"strings"
 
 	"golang.org/x/image/font"
 	"gonum.org/v1/plot"
@@ -13,7 +14,7 @@ import (
 )
 
 // The picture is as wide as a phone, so that its letters need no magnifying, and has a background of its own: on a
-// transparent one, black letters vanish where the page is dark.
+// transparent one, black letters vanish where the page is dark and its reader's system is not.
 const (
 	pixel     = vg.Inch / 96
 	width     = 360 * pixel
@@ -21,6 +22,8 @@ const (
 	barHeight = 16 * pixel
 	margin    = 12 * pixel
 	fontSize  = 15 * pixel
+
+	middle = -0.4 // of figures and capitals; draw.YCenter is that of what reaches below the line as well
 )
 
 var (
@@ -28,6 +31,15 @@ var (
 	ink   = color.RGBA{0x22, 0x22, 0x26, 0xff}
 	loss  = color.RGBA{0xc4, 0x4e, 0x3d, 0xff}
 )
+
+// dark has the picture dark where its reader's system is. Gonum writes each colour as a style of its element, which takes
+// precedence over a sheet's unless that insists.
+const dark = `<style>@media (prefers-color-scheme: dark) {
+[style*="#FBFBF8"] { fill: #161B22 !important }
+[style*="#222226"] { fill: #E6EDF3 !important }
+[style*="#C44E3D"] { fill: #E5705C !important }
+}</style>
+`
 
 type bar struct {
 	says string
@@ -51,8 +63,8 @@ func paint(all []bar, of int, file string) error {
 		return err
 	}
 	// An SVG names its font alone, and few phones have that. Arial's letters are as wide.
-	text := bytes.ReplaceAll(picture.Bytes(), []byte("font-family:Liberation Sans;"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;"))
-	return os.WriteFile(file, text, 0o644)
+	text := strings.ReplaceAll(picture.String(), "font-family:Liberation Sans;", "font-family:Liberation Sans,Arial,Helvetica,sans-serif;")
+	return os.WriteFile(file, []byte(strings.Replace(text, "<g ", dark+"<g ", 1)), 0o644)
 }
 
 // bars draws each name above its bar, where there is room for it on a phone, and the figure at the bar's end.
@@ -63,7 +75,7 @@ type bars struct {
 
 func (b bars) Plot(c draw.Canvas, p *plot.Plot) {
 	style := p.X.Tick.Label
-	style.Color, style.YAlign, style.XAlign = ink, draw.YCenter, draw.XLeft
+	style.Color, style.YAlign, style.XAlign = ink, middle, draw.XLeft
 	style.Font.Size, style.Font.Variant = fontSize, "Sans"
 	bold := style
 	bold.Font.Weight = font.WeightBold

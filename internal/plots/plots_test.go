@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +42,11 @@ func TestThePlotSaysWhatWasMeasured(t *testing.T) {
 	for _, want := range []string{"a burst of 10,000", "one way", ">8,765<", "the Runner", ">0<", "#FBFBF8", "sans-serif"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the plot does not say %q:\n%s", want, text)
+		}
+	}
+	for _, colour := range regexp.MustCompile(`style="[^"]*fill:(#\w+)"`).FindAllStringSubmatch(string(text), -1) {
+		if !strings.Contains(string(text), `[style*="`+colour[1]+`"]`) {
+			t.Errorf("%s is the same where the reader's system is dark", colour[1])
 		}
 	}
 }
