@@ -304,7 +304,7 @@ func (c *chaos) setTheScene() {
 	}
 	if c.fault == "vanish" {
 		c.grace = 1500 * ms // what is for a peer that has gone lingers to the end
-		if c.linger == 0 { // see forcing
+		if c.linger == 0 {  // see forcing
 			c.linger = 4 * time.Second
 		}
 	}

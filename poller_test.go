@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -637,6 +638,23 @@ func TestASocketOfTheContextThatNobodyClosesIsALeak(t *testing.T) {
 	_, err = s.end()
 	if e := incomplete(t, err); !e.Leaked || e.Phase != Closing || time.Since(asked) > 1250*ms {
 		t.Errorf("Run returned %v after %v", err, time.Since(asked))
+	}
+	must(t, raw.Close()) // and Term is back
+	over(t, "Term", r.loop.termedC)
+}
+
+// A slow machine does that too: then nobody knows whether the linger was long enough.
+func TestWhatWasSentIsNotCalledHandedOverWhereTermIsNotBackWithinTheGrace(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithDrainQuiet(0), WithGrace(forcedWait*4/5)) // too short to say that a socket was leaked
+	raw, err := r.Context().NewSocket(zmq4.PUSH)
+	must(t, err)
+	must(t, raw.SetLinger(0))
+	push := connected(t, r, zmq4.PUSH, "ipc://"+filepath.Join(t.TempDir(), "nobody"))
+	must(t, push.Send(context.Background(), []byte("hello")))
+	_, err = start(t, r, nil).end()
+	if e := incomplete(t, err); e.Leaked || !r.Report().LingerExpired || !strings.Contains(err.Error(), push.Name()) {
+		t.Errorf("Run returned %v", err)
 	}
 	must(t, raw.Close()) // and Term is back
 	over(t, "Term", r.loop.termedC)

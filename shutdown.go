@@ -46,6 +46,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -288,10 +289,18 @@ func (r *Runner) awaitClosed() {
 	began := time.Now()
 	termed := r.await(r.engine.term(), deadline)
 	forced := r.isForced()
-	expired := termed && r.engine.expired() || forced && !termed
+	expired := termed && r.engine.expired()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.expired, r.leaked = expired, closed && !termed && !forced && deadline.Sub(began) >= forcedWait
+	r.leaked = closed && !termed && !forced && deadline.Sub(began) >= forcedWait
+	// Where Term is not back, and nothing else explains it, nobody can say that what was sent has left.
+	r.expired = expired || !termed && (forced || closed && !r.leaked && r.mayHold())
+}
+
+// mayHold reports whether a socket was closed with something that libzmq had taken and may not have sent. The caller holds the
+// mutex.
+func (r *Runner) mayHold() bool {
+	return slices.ContainsFunc(r.sockets, func(s *Socket) bool { rep := s.report(); return rep.lingered() })
 }
 
 // closeNow is the forced end: it waits for the loop and for Term only as long as they take where nothing hangs.
