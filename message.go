@@ -16,7 +16,7 @@ import (
 // end is forced.
 //
 // An error concerns this message alone: it is counted and logged, and the server goes on, because bad
-// input must not stop a server. [ErrStop] ends the server gracefully. [ErrDeferred] leaves the message in flight until
+// input must not stop a server; what its client hears of it is up to the handler. [ErrStop] ends the server gracefully. [ErrDeferred] leaves the message in flight until
 // its [Message.Reply], which another handler or goroutine calls later. On REP a handler that returns
 // without a reply has an empty one sent for it, since the socket would be stuck otherwise.
 //
@@ -30,7 +30,7 @@ type Message struct {
 	_ noCopy // has one reply
 
 	Socket *Socket  // where it arrived
-	Frames [][]byte // the body; the handler owns it for ever
+	Frames [][]byte // the body, at least one frame; the handler owns it for ever
 
 	few [1][]byte // the Frames of most messages, which so need no memory of their own
 

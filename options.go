@@ -137,7 +137,7 @@ func WithDrainQuiet(d time.Duration) Option { return func(o *options) { o.drainQ
 
 // WithDrainLimit sets how long the drain insists on quiet, for clients that never pause: from then on
 // the first moment with nothing to read and nothing in flight ends it, and the report says Busy. It is
-// cut to half of the time that the drain has. 0 means at once. The default is [DefaultDrainLimit].
+// cut to half of the time that the drain has. 0 means at once. A socket with [WithLate] has a little longer. The default is [DefaultDrainLimit].
 func WithDrainLimit(d time.Duration) Option { return func(o *options) { o.drainLimit = d } }
 
 // WithLinger sets how long a socket may take at its end to hand to the kernel what was sent on it.
@@ -258,7 +258,8 @@ func WithGoodbye(fn func(ctx context.Context, s *Socket) error) SocketOption {
 }
 
 // WithLate has h answer what arrives during the drain once the backlog is served ("try another server"): from the
-// socket's first empty moment on, at the latest from the drain limit on. Such messages count as Rejected. Clients that
+// socket's first empty moment on, at the latest from the drain limit on. Such messages count as Rejected. For up to a second and the socket's
+// quiet time the drain then insists on quiet past its limit, since clients that heed it do pause. Clients that
 // never pause lose nothing if they heed it, resend elsewhere, and keep the old socket until all they sent there is
 // answered.
 func WithLate(h Handler) SocketOption {

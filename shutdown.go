@@ -27,7 +27,7 @@
 //
 // # What it can't know
 //
-// Nil from [Runner.Run] means that all that was received was handled and all that was answered was handed to
+// Nil from [Runner.Run] means that all that was received was handled, be it with an error, and all that was answered was handed to
 // the kernel. Messages on the wires are beyond anyone's knowledge: "empty" can't be known, so quiet (no
 // message for a quarter of a second) stands for it, and a client that never pauses loses what is on its way
 // when the sockets close.
@@ -168,7 +168,7 @@ func (r *Runner) Context() *zmq4.Context { return r.context }
 // have no handler of their own; it may be nil if all have.
 //
 // It returns nil after a complete end, whatever asked for it (that is in the report): all that was received
-// was handled, all that was answered was handed to the kernel. If an error asked for it (a wrapped ErrStop), it returns
+// was handled, be it with an error (the report counts those), and all that was answered was handed to the kernel. If an error asked for it (a wrapped ErrStop), it returns
 // that. If the end was not complete, the error joins the cause and a [*ShutdownError]. A Runner that has run
 // returns [ErrClosed].
 //
