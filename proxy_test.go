@@ -618,3 +618,27 @@ func TestABrokerIsBusyWhereItLeavesRequestsUnread(t *testing.T) {
 		t.Errorf("%d requests were left unread; Run returned %v, the report is %v", unanswered, err, rep)
 	}
 }
+
+func TestAProxiedSocketMayBeBoundWhileTheRunnerRuns(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	front, err := r.NewSocket(zmq4.PULL)
+	must(t, err)
+	back := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*")
+	must(t, r.Proxy(front, back))
+	tried := make(chan error, 1)
+	r.Every(ms, func(context.Context) error {
+		if front.Endpoint() == "" {
+			select {
+			case tried <- front.Bind("tcp://127.0.0.1:*"):
+			default:
+			}
+		}
+		return nil
+	})
+	s := start(t, r, nil)
+	must(t, next(t, "Bind", tried))
+	tell(t, dial(t, zmq4.PUSH, front.Endpoint()), "x")
+	expectMessage(t, dial(t, zmq4.PULL, back.Endpoint()), "x")
+	s.ended()
+}

@@ -210,7 +210,7 @@ func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
 	if err == nil && s.closed {
 		err = ErrClosed
 	}
-	if err == nil && s.r.isUsed() && canReceive(s.typ) && s.r.handlerOf(s) == nil {
+	if err == nil && s.r.isUsed() && canReceive(s.typ) && s.r.handlerOf(s) == nil && s.link == nil {
 		err = errors.New("the socket can receive and has no handler: call Handle first")
 	}
 	if err == nil {
