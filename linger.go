@@ -102,6 +102,9 @@ func (l *loop) flush() {
 		s.delivery.patient = s.delivery.patient || s.typ == zmq4.PUB || s.typ == zmq4.XPUB
 	}
 	for l.told() != forcing && l.broken == nil {
+		// Nobody looks at these any more, and as long as there are some, poll does not sleep.
+		l.dropTimers()
+		l.crew.hear()
 		l.deliverAll()
 		wait := l.flushTime()
 		for _, s := range l.sockets {
