@@ -221,3 +221,21 @@ func TestTheFlushSleepsWhileItWaitsForAPeer(t *testing.T) {
 		})
 	}
 }
+
+// Its linger ends with the grace, also if it is closed before the drain.
+func TestASocketThatIsClosedInTheReadyDelayIsNoLeak(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithGrace(time.Second), WithReadyDelay(200*ms), WithLinger(-1))
+	push := connected(t, r, zmq4.PUSH, nobody)
+	must(t, push.Send(t.Context(), []byte("for nobody")))
+	r.Every(ms, func(context.Context) error {
+		if r.Phase() == Announced {
+			return push.Close()
+		}
+		return nil
+	})
+	rep, err := start(t, r, nil).end()
+	if e := incomplete(t, err); e.Leaked || !rep.LingerExpired {
+		t.Errorf("Run returned %v", err)
+	}
+}

@@ -247,12 +247,8 @@ func (s *Socket) Close() error {
 		return nil
 	}
 	now := time.Now()
-	left := s.r.opts.grace
-	if s.r.loop.drain {
-		left = s.r.loop.left(now)
-	}
 	s.deliver(now)
-	s.deadline = now.Add(lingerWithin(s.linger, left))
+	s.deadline = now.Add(lingerWithin(s.linger, s.r.loop.left(now)))
 	s.shut()
 	return nil
 }
