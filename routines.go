@@ -96,7 +96,10 @@ func (r *Runner) expected(err error) bool {
 	if !isClosed(r.draining) && !r.isForced() {
 		return false
 	}
-	return errors.Is(err, context.Canceled) || errors.Is(err, r.cause) || errors.Is(err, ErrClosed)
+	r.mu.Lock() // where the end is forced, the cause may be on its way
+	cause := r.cause
+	r.mu.Unlock()
+	return errors.Is(err, context.Canceled) || errors.Is(err, cause) || errors.Is(err, ErrClosed)
 }
 
 // busy reports whether some have not returned.

@@ -752,3 +752,16 @@ func TestGoWithALoggerThatIsStuckDoesNotHoldTheEnd(t *testing.T) {
 	close(log.free)
 	all.Wait()
 }
+
+// The race detector sees to it.
+func TestAGoFunctionMayReturnAtTheMomentOfAForcedEnd(t *testing.T) {
+	for range 50 {
+		r := newTestRunner(t)
+		r.Go(func(context.Context) error { <-r.forced; return io.EOF })
+		s := start(t, r, nil)
+		go s.Close()
+		if _, err := s.returned(); !errors.Is(err, ErrForced) {
+			t.Errorf("Run returned %v", err)
+		}
+	}
+}
