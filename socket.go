@@ -128,6 +128,11 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 	if slices.ContainsFunc(r.openSockets(), func(s *Socket) bool { return s.raw == raw }) {
 		return fail(errors.New("the Runner has that socket already"))
 	}
+	if r.isUsed() { // otherwise Run will look
+		if err := r.guardZAP(raw); err != nil {
+			return fail(err)
+		}
+	}
 	s, err := r.own(raw, t, so)
 	if err != nil {
 		return fail(err)
