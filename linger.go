@@ -102,6 +102,9 @@ func (l *loop) flush() {
 		s.delivery.patient = s.delivery.patient || s.typ == zmq4.PUB || s.typ == zmq4.XPUB
 	}
 	for l.told() != forcing && l.broken == nil {
+		// Nobody looks at these any more, and as long as there are some, poll does not sleep.
+		l.dropTimers()
+		l.crew.hear()
 		l.deliverAll()
 		wait := l.flushTime()
 		for _, s := range l.sockets {
@@ -120,15 +123,19 @@ func (l *loop) flush() {
 	}
 }
 
-// left is what the sockets may take in all for their end.
+// left is what sockets that are closed now may take for their end.
 func (l *loop) left(now time.Time) time.Duration {
 	switch {
 	case l.told() == forcing || l.broken != nil:
 		return 0
 	case l.told() == crashing:
 		return lastWords - termLead
+	case l.told() >= draining:
+		return l.plan.lingers.Sub(now)
+	case l.r.ending.Load():
+		return l.r.makePlan().lingers.Sub(now)
 	}
-	return l.plan.lingers.Sub(now)
+	return l.r.opts.grace
 }
 
 // flushTime is how long the flush may wait for the next socket whose linger is not over; 0 when there is none.

@@ -1,9 +1,12 @@
 package zmqgrace
 
 import (
+	"context"
 	"math"
 	"testing"
 	"time"
+
+	"github.com/pebbe/zmq4"
 )
 
 const ms = time.Millisecond
@@ -188,5 +191,51 @@ func TestTheLongestLingerOfAllCounts(t *testing.T) {
 		if got := longestLinger(c.sockets); got != c.want {
 			t.Errorf("the longest linger is %v, not %v", got, c.want)
 		}
+	}
+}
+
+// Also where there is what nobody looks at any more: it must not make a busy loop of the flush.
+func TestTheFlushSleepsWhileItWaitsForAPeer(t *testing.T) {
+	t.Parallel()
+	never := func(context.Context) error { return nil }
+	for name, prepare := range map[string]func(r *Runner, s *Socket){
+		"nothing else":                  func(*Runner, *Socket) {},
+		"a timer":                       func(r *Runner, _ *Socket) { r.Every(ms, never) },
+		"a worker that comes back":      func(r *Runner, s *Socket) { r.loop.crew.stir(s) },
+		"a timer of a server that runs": func(r *Runner, s *Socket) { r.Every(ms, never); start(t, r, nil) },
+		"a timer that is made while the server is ending": func(r *Runner, s *Socket) { start(t, r, nil); go r.Every(ms, never) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const linger = 300 * ms
+			r := newTestRunner(t, briefly)
+			push := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*", WithSocketLinger(linger))
+			must(t, push.Send(t.Context(), []byte("for nobody")))
+			prepare(r, push)
+			if err := r.Shutdown(context.Background()); err == nil {
+				t.Error("Shutdown says that it was sent")
+			}
+			if slept := r.loop.waited; slept < linger/2 {
+				t.Errorf("it slept for %v of %v", slept, linger)
+			}
+		})
+	}
+}
+
+// Its linger ends with the grace, also if it is closed before the drain.
+func TestASocketThatIsClosedInTheReadyDelayIsNoLeak(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithGrace(time.Second), WithReadyDelay(200*ms), WithLinger(-1))
+	push := connected(t, r, zmq4.PUSH, nobody)
+	must(t, push.Send(t.Context(), []byte("for nobody")))
+	r.Every(ms, func(context.Context) error {
+		if r.Phase() == Announced {
+			return push.Close()
+		}
+		return nil
+	})
+	rep, err := start(t, r, nil).end()
+	if e := incomplete(t, err); e.Leaked || !rep.LingerExpired {
+		t.Errorf("Run returned %v", err)
 	}
 }

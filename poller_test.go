@@ -627,6 +627,21 @@ func TestASocketClosedBehindTheRunnersBackEndsTheServerWithAnError(t *testing.T)
 	}
 }
 
+// It says nothing about the peer.
+func TestAReplyOfARouterThatWasClosedBehindTheRunnersBackIsUnsent(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*")
+	s := start(t, r, func(_ context.Context, m *Message) error {
+		return errors.Join(m.Reply(), router.Raw().SetLinger(0), router.Raw().Close())
+	})
+	tell(t, dial(t, zmq4.DEALER, router.Endpoint()), "?")
+	rep, err := s.returned()
+	if c := rep.Sockets[0]; err == nil || c.Unsent != 1 || c.Unroutable != 0 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
 func TestASocketOfTheContextThatNobodyClosesIsALeak(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly, WithGrace(time.Second), WithLinger(0))

@@ -9,11 +9,17 @@ import (
 	"github.com/pebbe/zmq4"
 )
 
+const (
+	owedPeers = 1024        // that are owed an answer at once, before old requests are given up
+	owedTime  = time.Minute // from which a request is old, or the drain limit, if that is longer
+)
+
 // link is what a proxied socket does instead of calling a handler.
 type link struct {
 	to    *Socket
 	owed  map[string]*owedPeer // ROUTER before a DEALER: requests that have no answer yet, by routing id
 	total int                  // of owed
+	crowd int                  // so many peers are owed something when the old ones are looked for next
 	front bool
 }
 
@@ -27,7 +33,9 @@ type owedPeer struct {
 //
 // Between ROUTER and DEALER unanswered requests are counted by routing id: they are in flight, and the drain waits for
 // their answers, but not for those of clients that are gone, nor for requests older than the drain limit. Those count as
-// failed, or, if they grew too old in the drain, as abandoned, which is an error. From the drain limit on nothing more is taken from the frontend ([WithLate] can answer it). An XPUB behind a proxy
+// failed, or, if they grew too old in the drain, as abandoned, which is an error. Where more than a thousand clients wait
+// for an answer, requests that are older than a minute and than the drain limit are given up while running, too.
+// From the drain limit on nothing more is taken from the frontend ([WithLate] can answer it). An XPUB behind a proxy
 // waits for a slow subscriber for a second before it drops.
 func (r *Runner) Proxy(frontend, backend *Socket) error {
 	fail := func(err error) error { return fmt.Errorf("zmqgrace: proxy: %w", err) }
@@ -196,7 +204,7 @@ func (s *Socket) accountAll(c *chunk, n int, now time.Time) {
 // account notes that n messages from or to a peer were passed on.
 func (s *Socket) account(id string, n int, now time.Time) {
 	if s.link.owed != nil {
-		s.link.owe(id, n, now)
+		s.owe(id, n, now)
 		return // in flight until their answers pass
 	}
 	s.settle(n, handled)
@@ -205,15 +213,30 @@ func (s *Socket) account(id string, n int, now time.Time) {
 	}
 }
 
-func (k *link) owe(id string, n int, now time.Time) {
+// owe opens the account of n requests of a frontend's peer.
+func (s *Socket) owe(id string, n int, now time.Time) {
+	k := s.link
 	p := k.owed[id]
 	if p == nil {
+		if len(k.owed) >= max(k.crowd, owedPeers) {
+			s.forgetOld(now)
+			k.crowd = 2 * len(k.owed) // so that looking costs each of them little
+		}
 		p = &owedPeer{}
 		k.owed[id] = p
 	}
 	p.n += n
 	p.since = now
 	k.total += n
+}
+
+// forgetOld gives up what was asked for long ago: clients whom nobody answers must not fill the memory, one after the other.
+func (s *Socket) forgetOld(now time.Time) {
+	for id, p := range s.link.owed {
+		if now.Sub(p.since) > max(owedTime, s.r.opts.drainLimit) {
+			s.settleOwed(id, p.n, failed)
+		}
+	}
 }
 
 // answered counts answers to a frontend's peer. Some peers send what nobody asked for.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -616,5 +617,55 @@ func TestABrokerIsBusyWhereItLeavesRequestsUnread(t *testing.T) {
 	clients.end()
 	if unanswered := clients.sent.Load() - clients.answered.Load(); err == nil || unanswered == 0 || rep.Sockets[0].Abandoned != 1 || !rep.Busy {
 		t.Errorf("%d requests were left unread; Run returned %v, the report is %v", unanswered, err, rep)
+	}
+}
+
+func TestAProxiedSocketMayBeBoundWhileTheRunnerRuns(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	front, err := r.NewSocket(zmq4.PULL)
+	must(t, err)
+	back := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*")
+	must(t, r.Proxy(front, back))
+	tried := make(chan error, 1)
+	r.Every(ms, func(context.Context) error {
+		if front.Endpoint() == "" {
+			select {
+			case tried <- front.Bind("tcp://127.0.0.1:*"):
+			default:
+			}
+		}
+		return nil
+	})
+	s := start(t, r, nil)
+	must(t, next(t, "Bind", tried))
+	tell(t, dial(t, zmq4.PUSH, front.Endpoint()), "x")
+	expectMessage(t, dial(t, zmq4.PULL, back.Endpoint()), "x")
+	s.ended()
+}
+
+// A client that is never answered, and comes again and again, must not fill the memory.
+func TestABrokerForgetsWhatWasAskedLongAgo(t *testing.T) {
+	const n = 20 * owedPeers
+	r := newTestRunner(t)
+	front := bound(t, r, zmq4.ROUTER, "inproc://front")
+	must(t, r.Proxy(front, bound(t, r, zmq4.DEALER, "inproc://back")))
+	now, most := time.Now(), 0
+	for i := range n {
+		front.received(1)
+		front.account(strconv.Itoa(i), 1, now)
+		most = max(most, len(front.link.owed))
+		now = now.Add(owedTime / owedPeers)
+	}
+	c := front.report()
+	if most > 2*owedPeers || c.Received != n || c.Failed+c.InFlight != n || c.InFlight != len(front.link.owed) {
+		t.Errorf("%d clients are owed something, %d at most; the report is %v", len(front.link.owed), most, c)
+	}
+	front.link.to.link.to.answered("0", 1) // late
+	if late := front.report(); late.Failed != c.Failed || late.Handled != 0 {
+		t.Errorf("after a late answer the report is %v", late)
+	}
+	if front.account("young", 1, now); front.link.owed["young"] == nil || front.link.owed[strconv.Itoa(n-1)] == nil {
+		t.Error("the youngest are forgotten")
 	}
 }

@@ -37,7 +37,7 @@ func (s *Socket) route(now time.Time, t *tally) {
 		sent, err := s.offer(&d.taken, some, t)
 		t.off += sent
 		switch {
-		case s.r.loop.broken != nil:
+		case err != nil && s.r.loop.fatal(err):
 			return // nothing goes any more: what is left is unsent
 		case err != nil:
 			s.refused(err, now, t)
@@ -99,7 +99,7 @@ func (s *Socket) retry(id string, p *heldPeer, now time.Time, t *tally) {
 			}
 			return
 		}
-		if s.r.loop.broken != nil {
+		if err != nil && s.r.loop.fatal(err) {
 			return
 		}
 		if err != nil {
@@ -131,9 +131,6 @@ func (s *Socket) offer(q *queue, one bool, t *tally) (messages int, err error) {
 			messages += sent.Messages
 			t.add(sent)
 		}
-	}
-	if err != nil {
-		s.r.loop.fatal(err)
 	}
 	return messages, err
 }

@@ -29,17 +29,25 @@ type routine struct {
 // [context.Canceled], the cause of the end and [ErrClosed] count as nil. A panic ends the process as one in a handler does.
 // Any goroutine may call Go; once the drain is over, it logs and does nothing.
 func (r *Runner) Go(fn func(ctx context.Context) error) {
+	if !r.start(fn) { // no mutex is held that the end needs: a logger may block
+		r.opts.logger.Warn("zmqgrace: Go: the Runner has ended, so the function is not run")
+	}
+}
+
+// start has fn run, now or from Run on, and reports whether it is not too late for that.
+func (r *Runner) start(fn func(ctx context.Context) error) bool {
 	g := &r.routines
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
 	case g.over:
-		r.opts.logger.Warn("zmqgrace: Go: the Runner has ended, so the function is not run")
+		return false
 	case g.ctx == nil:
 		g.waiting = append(g.waiting, fn)
 	default:
 		r.spawn("", g.ctx, fn)
 	}
+	return true
 }
 
 // startRoutines runs what waited for Run.
@@ -88,7 +96,10 @@ func (r *Runner) expected(err error) bool {
 	if !isClosed(r.draining) && !r.isForced() {
 		return false
 	}
-	return errors.Is(err, context.Canceled) || errors.Is(err, r.cause) || errors.Is(err, ErrClosed)
+	r.mu.Lock() // where the end is forced, the cause may be on its way
+	cause := r.cause
+	r.mu.Unlock()
+	return errors.Is(err, context.Canceled) || errors.Is(err, cause) || errors.Is(err, ErrClosed)
 }
 
 // busy reports whether some have not returned.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"runtime"
 	"strconv"
 	"strings"
@@ -711,5 +712,56 @@ func TestAPausedSocketWithSomethingToReadHoldsTheDrainToItsHardEnd(t *testing.T)
 				t.Errorf("after %v Run returned %v, the report is %v", took, err, rep)
 			}
 		})
+	}
+}
+
+// blockingLog is a logger that is stuck with what has a word in it.
+type blockingLog struct {
+	word        string
+	stuck, free chan struct{}
+}
+
+func (l blockingLog) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(l.word)) {
+		close(l.stuck)
+		<-l.free
+	}
+	return len(p), nil
+}
+
+func TestGoWithALoggerThatIsStuckDoesNotHoldTheEnd(t *testing.T) {
+	t.Parallel()
+	log := blockingLog{"Go:", make(chan struct{}), make(chan struct{})}
+	r := newTestRunner(t, briefly, WithLogger(slog.New(slog.NewTextHandler(log, nil))))
+	push := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*", WithSocketLinger(-1))
+	must(t, push.Send(t.Context(), []byte("for nobody")))
+	s := start(t, r, nil)
+	go s.Shutdown(context.Background())
+	until(t, "Go functions come too late", func() bool {
+		r.routines.mu.Lock()
+		defer r.routines.mu.Unlock()
+		return r.routines.over
+	})
+	var all sync.WaitGroup
+	all.Go(func() { r.Go(func(context.Context) error { return nil }) })
+	over(t, "the logger is stuck", log.stuck)
+	go s.Close()
+	if _, err := s.returned(); !errors.Is(err, ErrForced) {
+		t.Errorf("Run returned %v", err)
+	}
+	close(log.free)
+	all.Wait()
+}
+
+// The race detector sees to it.
+func TestAGoFunctionMayReturnAtTheMomentOfAForcedEnd(t *testing.T) {
+	for range 50 {
+		r := newTestRunner(t)
+		r.Go(func(context.Context) error { <-r.forced; return io.EOF })
+		s := start(t, r, nil)
+		go s.Close()
+		if _, err := s.returned(); !errors.Is(err, ErrForced) {
+			t.Errorf("Run returned %v", err)
+		}
 	}
 }

@@ -233,7 +233,7 @@ func (r *Runner) serve(ctx context.Context) {
 	case <-r.fallen:
 		awaitDeath()
 	}
-	r.makePlan()
+	r.plan = r.makePlan()
 }
 
 // announce keeps serving for the ready delay, while readiness probes can tell that the end is near.
@@ -376,7 +376,7 @@ func (r *Runner) Close() error {
 // retire ends a Runner that never ran.
 func (r *Runner) retire() {
 	r.prepare(context.Background(), nil)
-	r.makePlan()
+	r.plan = r.makePlan()
 	r.engine.beginDrain(r.plan)
 	r.engine.tell(closing)
 	if err := r.engine.open(); err != nil {
@@ -522,9 +522,9 @@ func (r *Runner) crash(takeOver func()) {
 // return first, and nobody would see it.
 func awaitDeath() { select {} }
 
-// makePlan divides the grace.
-func (r *Runner) makePlan() {
-	r.plan = newPlan(r.askedAt, r.opts.grace, r.opts.readyDelay, r.opts.drainLimit, longestLinger(r.allSockets()))
+// makePlan divides the grace, once the end has been asked for.
+func (r *Runner) makePlan() plan {
+	return newPlan(r.askedAt, r.opts.grace, r.opts.readyDelay, r.opts.drainLimit, longestLinger(r.allSockets()))
 }
 
 // use reports whether nobody has run or ended the Runner yet, and takes it.

@@ -128,6 +128,11 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 	if slices.ContainsFunc(r.openSockets(), func(s *Socket) bool { return s.raw == raw }) {
 		return fail(errors.New("the Runner has that socket already"))
 	}
+	if r.isUsed() { // otherwise Run will look
+		if err := r.guardZAP(raw); err != nil {
+			return fail(err)
+		}
+	}
 	s, err := r.own(raw, t, so)
 	if err != nil {
 		return fail(err)
@@ -210,7 +215,7 @@ func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
 	if err == nil && s.closed {
 		err = ErrClosed
 	}
-	if err == nil && s.r.isUsed() && canReceive(s.typ) && s.r.handlerOf(s) == nil {
+	if err == nil && s.r.isUsed() && canReceive(s.typ) && s.r.handlerOf(s) == nil && s.link == nil {
 		err = errors.New("the socket can receive and has no handler: call Handle first")
 	}
 	if err == nil {
@@ -247,12 +252,8 @@ func (s *Socket) Close() error {
 		return nil
 	}
 	now := time.Now()
-	left := s.r.opts.grace
-	if s.r.loop.drain {
-		left = s.r.loop.left(now)
-	}
 	s.deliver(now)
-	s.deadline = now.Add(lingerWithin(s.linger, left))
+	s.deadline = now.Add(lingerWithin(s.linger, s.r.loop.left(now)))
 	s.shut()
 	return nil
 }

@@ -1072,17 +1072,25 @@ func TestAHandlerCantOpenADoorThatNobodyGuards(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly)
 	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
-	tried := make(chan error, 1)
+	tried := make(chan error, 2)
 	s := start(t, r, func(_ context.Context, m *Message) error {
 		door, err := r.NewSocket(zmq4.REP)
 		must(t, err)
 		must(t, door.Raw().SetZapDomain("test"))
 		tried <- door.Bind("tcp://127.0.0.1:*")
-		return errors.Join(door.Close(), m.Reply())
+		raw, err := r.Context().NewSocket(zmq4.REP)
+		must(t, err)
+		must(t, raw.SetZapDomain("test"))
+		must(t, raw.Bind("tcp://127.0.0.1:*"))
+		_, err = r.Adopt(raw)
+		tried <- err
+		return errors.Join(door.Close(), raw.Close(), m.Reply())
 	})
 	request(t, dial(t, zmq4.REQ, rep.Endpoint()), "?")
-	if err := next(t, "Bind", tried); err == nil || !strings.Contains(err.Error(), zapEndpoint) {
-		t.Errorf("Bind returned %v", err)
+	for _, what := range []string{"Bind", "Adopt"} {
+		if err := next(t, what, tried); err == nil || !strings.Contains(err.Error(), zapEndpoint) {
+			t.Errorf("%s returned %v", what, err)
+		}
 	}
 	s.ended()
 }

@@ -59,6 +59,14 @@ func (l *loop) fireTimers() {
 	}
 }
 
+// dropTimers forgets all timers.
+func (l *loop) dropTimers() {
+	l.mu.Lock()
+	l.newTimers = nil
+	l.mu.Unlock()
+	l.timers = nil
+}
+
 // untilTimer is longest, or how long it is to the next timer if that is sooner.
 func (l *loop) untilTimer(longest time.Duration) time.Duration {
 	for _, t := range l.timers {
