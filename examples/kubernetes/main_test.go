@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -70,26 +69,6 @@ func (p *pod) metric(series string) string {
 	return found[1]
 }
 
-// chatter has a client send, and not listen, until it is told to hush.
-func (p *pod) chatter() (hush func()) {
-	client := program.Dial(p.t, zmq4.DEALER, p.zmq)
-	stop, stopped := make(chan bool), make(chan bool)
-	go func() {
-		defer close(stopped)
-		for tick := time.NewTicker(5 * time.Millisecond); ; {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				client.Send("chatter", 0)
-			}
-		}
-	}()
-	hush = sync.OnceFunc(func() { close(stop); <-stopped })
-	p.t.Cleanup(hush)
-	return hush
-}
-
 func TestReadinessFailsFromTheSignalOnWhileClientsAreServed(t *testing.T) {
 	p := startPod(t, "-ready-delay", "200ms")
 	p.until(readyPath, http.StatusOK)
@@ -108,7 +87,7 @@ func TestReadinessFailsFromTheSignalOnWhileClientsAreServed(t *testing.T) {
 		t.Errorf("during the ready delay a request is answered %q", answer)
 	}
 	// The drain is open as long as somebody sends.
-	hush := p.chatter()
+	hush := program.Chatter(t, program.Dial(t, zmq4.DEALER, p.zmq), "chatter")
 	for program.Ask(t, client, "again")[0] != "LATE" {
 	}
 	if status, body := p.get(livePath); status != http.StatusOK {
@@ -140,4 +119,12 @@ func TestAStuckHandlerFailsTheLivenessProbe(t *testing.T) {
 	}
 	// Readiness says nothing of it: that is what liveness is for.
 	p.until(readyPath, http.StatusOK)
+}
+
+func TestASecondCtrlCForcesTheEnd(t *testing.T) {
+	p := startPod(t, "-ready-delay", "0")
+	client := program.Dial(t, zmq4.DEALER, p.zmq)
+	program.Ask(t, client, "hello")
+	program.Chatter(t, client, "hello")
+	p.MustBeForced("report.forced=true", "interrupt")
 }
