@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 	"syscall"
@@ -69,6 +70,22 @@ func (p *pod) metric(series string) string {
 	return found[1]
 }
 
+// documentedSeries are those that docs/metrics.md shows, with values, before, during and after a drain.
+func documentedSeries(t *testing.T) (all []string) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, found := range regexp.MustCompile(`(?m)^(zmqgrace_\S+\{.*\}) [\d.]+$`).FindAllStringSubmatch(string(page), -1) {
+		all = append(all, found[1])
+	}
+	if len(all) == 0 {
+		t.Fatal("docs/metrics.md shows no scrape")
+	}
+	return all
+}
+
 func TestReadinessFailsFromTheSignalOnWhileClientsAreServed(t *testing.T) {
 	p := startPod(t, "-ready-delay", "200ms")
 	p.until(readyPath, http.StatusOK)
@@ -102,8 +119,15 @@ func TestReadinessFailsFromTheSignalOnWhileClientsAreServed(t *testing.T) {
 	if is := p.metric(`zmqgrace_phase{phase="Draining"}`); is != "1" {
 		t.Errorf("/metrics says %s to the phase Draining", is)
 	}
+	for _, series := range documentedSeries(t) {
+		p.metric(series)
+	}
 	hush()
-	p.MustEnd(`zmqgrace: Done`)
+	p.MustEnd("report.phase=Done", "report.requests.abandoned=0", "terminated")
+	if response, err := http.Get(p.http + readyPath); err == nil {
+		response.Body.Close()
+		t.Errorf("after the end the readiness probe says %s", response.Status)
+	}
 }
 
 func TestAStuckHandlerFailsTheLivenessProbe(t *testing.T) {
