@@ -212,7 +212,7 @@ func TestTheRepExampleSaysWhyItCannotBind(t *testing.T) {
 	mustSay(t, second.output.String(), regexp.QuoteMeta(taken), `(?i)in use`)
 }
 
-func TestTheRouterExampleAnswersEachClientAndEndsOnCtrlC(t *testing.T) {
+func TestTheRouterExampleAnswersEachClientAndEndsOnSIGTERM(t *testing.T) {
 	router := start(t, "router", anyPort)
 	endpoint := router.endpoints()[0]
 	req, dealer := client(t, zmq4.REQ, endpoint), client(t, zmq4.DEALER, endpoint)
@@ -223,9 +223,8 @@ func TestTheRouterExampleAnswersEachClientAndEndsOnCtrlC(t *testing.T) {
 		receive(t, dealer, "from", "the DEALER", body)
 		receive(t, req, "from the REQ", body)
 	}
-	router.signal(os.Interrupt)
-	output := router.end()
-	mustSay(t, output, `ended.*interrupt`)
+	output := router.terminate()
+	mustSay(t, output, `ended.*terminated`, `report.router-1.handled=20\b`)
 	if n := len(regexp.MustCompile(`(?m)^client [0-9a-f]{10}: 10 requests$`).FindAllString(output, -1)); n != 2 {
 		t.Errorf("%d clients with 10 requests, want 2:\n%s", n, output)
 	}

@@ -37,11 +37,13 @@ func (ps programs) eachServes(t *testing.T, drive, busy func(t *testing.T, p *pr
 			p := program.Start(t, path, args...)
 			drive(t, p)
 			p.Signal(syscall.SIGTERM)
-			p.MustEnd()
-			if name == "after" {
+			if name == "before" {
+				p.MustEnd()
+			} else {
+				p.MustEnd(`"Phase":"Done"`, `"Forced":false`, "terminated")
 				p := program.Start(t, path, args...)
 				busy(t, p)
-				p.MustBeForced("interrupt")
+				p.MustBeForced(`"Forced":true`, "interrupt")
 			}
 		})
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -24,8 +23,8 @@ func TestMain(m *testing.M) {
 	program.Main(m, "./httpserver", "./errgroup", "./oklogrun", "./fx", "./ownsignals", "./several")
 }
 
-// serves drives a recipe that answers OK until signal, and checks its end.
-func serves(t *testing.T, s os.Signal, cause, name string, args ...string) {
+// serves drives a recipe that answers OK until SIGTERM, and checks its end.
+func serves(t *testing.T, cause, name string, args ...string) {
 	t.Helper()
 	p := program.Start(t, name, args...)
 	client := program.Dial(t, zmq4.REQ, p.Endpoint())
@@ -34,7 +33,7 @@ func serves(t *testing.T, s os.Signal, cause, name string, args ...string) {
 			t.Errorf("the answer is %q", answer)
 		}
 	}
-	p.Signal(s)
+	p.Signal(syscall.SIGTERM)
 	p.MustEnd("report.phase=Done", "handled=3", "abandoned=0", cause)
 }
 
@@ -50,19 +49,19 @@ func forces(t *testing.T, name string, args ...string) {
 
 func TestInAnErrgroupASignalEndsBoth(t *testing.T) {
 	t.Parallel()
-	serves(t, syscall.SIGTERM, "terminated", "errgroup", anyPort)
+	serves(t, "terminated", "errgroup", anyPort)
 	forces(t, "errgroup", anyPort)
 }
 
 func TestInOklogRunASignalEndsTheGroup(t *testing.T) {
 	t.Parallel()
-	serves(t, os.Interrupt, "interrupt", "oklogrun", anyPort)
+	serves(t, "terminated", "oklogrun", anyPort)
 	forces(t, "oklogrun", anyPort)
 }
 
 func TestFxStopsTheRunner(t *testing.T) {
 	t.Parallel()
-	serves(t, syscall.SIGTERM, "Shutdown was called", "fx", anyPort)
+	serves(t, "Shutdown was called", "fx", anyPort)
 	forces(t, "fx", anyPort)
 }
 
@@ -73,7 +72,7 @@ func TestAManagerOfControllerRuntimeRunsIt(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", path, "./controllerruntime").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	serves(t, syscall.SIGTERM, "context canceled", path, "-zmq", anyPort)
+	serves(t, "context canceled", path, "-zmq", anyPort)
 	forces(t, path, "-zmq", anyPort)
 }
 
