@@ -281,6 +281,13 @@ func goexitInAHandler(t *testing.T) error {
 	return r.Run(context.Background(), func(context.Context, *Message) error { return goexit() })
 }
 
+// goexitInTheHook has nothing else end the Runner, which would have gone by the time when the hook is called.
+func goexitInTheHook(t *testing.T) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return newTestRunner(t, quick, WithPhaseHook(func(Phase) { goexit() })).Run(ctx, nil)
+}
+
 func unheard(t *testing.T, r *Runner) {
 	push := connected(t, r, zmq4.PUSH, "tcp://127.0.0.1:1") // nobody is there
 	must(t, push.Send(context.Background(), []byte("x")))
@@ -498,9 +505,7 @@ var occasions = map[string]func(t *testing.T) error{
 
 	"zmqgrace: …: …": goexitInAHandler,
 	"it called runtime.Goexit (as testing's FailNow does), which is for goroutines of one's own": goexitInAHandler,
-	"zmqgrace: phase hook: …": func(t *testing.T) error { // which is what ends it: an end that is on its way does not wait for the hook
-		return newTestRunner(t, quick, WithPhaseHook(func(Phase) { goexit() })).Run(context.Background(), nil)
-	},
+	"zmqgrace: phase hook: …":             goexitInTheHook,
 	"zmqgrace: Go or Goodbye function: …": ending(func(_ *testing.T, r *Runner) { r.Go(func(context.Context) error { return goexit() }) }),
 
 	"zmqgrace: stop":                answering(zmq4.PULL, zmq4.PUSH, func(context.Context, *Runner, *Message) error { return ErrStop }),

@@ -229,7 +229,7 @@ func ExampleRunner_Proxy() {
 func ExampleRunner_Phase() {
 	runner := newRunner()
 	fmt.Println(runner.Phase())
-	runner.Every(time.Millisecond, func(ctx context.Context) error {
+	runner.Go(func(ctx context.Context) error {
 		if runner.Phase() == zmqgrace.Running { // what a readiness probe asks
 			fmt.Println("ready")
 		}

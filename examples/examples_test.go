@@ -257,7 +257,7 @@ func TestTheClientExampleAsksAgainOnANewSocketWhereNoAnswerComes(t *testing.T) {
 	mustSay(t, asked, `(?m)^client: no answer within 200ms, asking again$`, `(?m)^one: answer to one$`, `(?m)^two: answer to two$`)
 }
 
-func TestTheRouterExampleAnswersEachClientAndEndsOnCtrlC(t *testing.T) {
+func TestTheRouterExampleAnswersEachClientAndEndsOnSIGTERM(t *testing.T) {
 	router := start(t, "router", anyPort)
 	endpoint := router.endpoints()[0]
 	req, dealer := client(t, zmq4.REQ, endpoint), client(t, zmq4.DEALER, endpoint)
@@ -268,9 +268,8 @@ func TestTheRouterExampleAnswersEachClientAndEndsOnCtrlC(t *testing.T) {
 		receive(t, dealer, "from", "the DEALER", body)
 		receive(t, req, "from the REQ", body)
 	}
-	router.signal(os.Interrupt)
-	output := router.end()
-	mustSay(t, output, `ended.*interrupt`)
+	output := router.terminate()
+	mustSay(t, output, `ended.*terminated`, `report.router-1.handled=20\b`)
 	if n := len(regexp.MustCompile(`(?m)^client [0-9a-f]{10}: 10 requests$`).FindAllString(output, -1)); n != 2 {
 		t.Errorf("%d clients with 10 requests, want 2:\n%s", n, output)
 	}

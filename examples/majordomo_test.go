@@ -195,3 +195,18 @@ func TestTheMajordomoExampleGoesOnWithTheNextBrokerWhenOneIsKilled(t *testing.T)
 	mustSay(t, worker.terminate(), `the broker is lost`, `ended.*terminated`)
 	mustSay(t, broker.terminate(), `ended.*terminated`)
 }
+
+func TestTheMajordomoExamplesClientEndsWithTheAnswerToItsLastRequest(t *testing.T) {
+	broker := start(t, "majordomo", "broker", anyPort, anyPort)
+	endpoints := broker.endpoints()
+	start(t, "majordomo", "worker", endpoints[1])
+	broker.await("ready for echo")
+	client := start(t, "majordomo", "-n", "1000000", "client", endpoints[0])
+	client.await("Running") // from now on it heeds signals
+	output := client.terminate()
+	mustSay(t, output, `ended.*terminated`)
+	answered := number(t, output, `(?m)^(\d+) answered, 0 retries$`)
+	if sent := reported(t, output, "req-1.sent"); sent != answered {
+		t.Errorf("%d requests were sent, %d answered", sent, answered)
+	}
+}

@@ -26,8 +26,9 @@ func goProgram(pkg string) func(t *testing.T) (string, []string) {
 	}
 }
 
-// eachServes drives all programs in the same way, ends them with SIGTERM and wants them to exit with 0.
-func (ps programs) eachServes(t *testing.T, drive func(t *testing.T, p *program.Process)) {
+// eachServes drives all programs in the same way, ends them with SIGTERM and wants them to exit with 0. The one after
+// is kept busy, too, and has to heed a second Ctrl-C.
+func (ps programs) eachServes(t *testing.T, drive, busy func(t *testing.T, p *program.Process)) {
 	t.Helper()
 	for name, find := range ps {
 		t.Run(name, func(t *testing.T) {
@@ -36,9 +37,24 @@ func (ps programs) eachServes(t *testing.T, drive func(t *testing.T, p *program.
 			p := program.Start(t, path, args...)
 			drive(t, p)
 			p.Signal(syscall.SIGTERM)
-			p.MustEnd()
+			if name == "before" {
+				p.MustEnd()
+			} else {
+				p.MustEnd(`"Phase":"Done"`, `"Forced":false`, "terminated")
+				p := program.Start(t, path, args...)
+				busy(t, p)
+				p.MustBeForced(`"Forced":true`, "interrupt")
+			}
 		})
 	}
+}
+
+// asking keeps a server that answers busy.
+func asking(t *testing.T, p *program.Process) {
+	t.Helper()
+	client := program.Dial(t, zmq4.DEALER, p.Endpoint())
+	program.Ask(t, client, "", "a")
+	program.Chatter(t, client, "", "a")
 }
 
 // answers asks a server with a client of the type REQ.
@@ -54,7 +70,7 @@ func TestTheLoopWrittenByHand(t *testing.T) {
 	both := programs{"before": goProgram("./loop/before"), "after": goProgram("./loop/after")}
 	both.eachServes(t, func(t *testing.T, p *program.Process) {
 		answers(t, p.Endpoint(), "a", "done: a")
-	})
+	}, asking)
 }
 
 func TestPebbesReactor(t *testing.T) {
@@ -62,7 +78,7 @@ func TestPebbesReactor(t *testing.T) {
 	both := programs{"before": goProgram("./reactor/before"), "after": goProgram("./reactor/after")}
 	both.eachServes(t, func(t *testing.T, p *program.Process) {
 		answers(t, p.Endpoint(), "a", "a")
-	})
+	}, asking)
 }
 
 // The one before is compiled alone, against declarations: see zmq4chan/declared.
@@ -71,7 +87,7 @@ func TestZmq4chan(t *testing.T) {
 	program.Build(t, "./zmq4chan/before")
 	programs{"after": goProgram("./zmq4chan/after")}.eachServes(t, func(t *testing.T, p *program.Process) {
 		answers(t, p.Endpoint(), "a", "done: a")
-	})
+	}, asking)
 }
 
 func TestCZMQsZloop(t *testing.T) {
@@ -87,7 +103,14 @@ func TestCZMQsZloop(t *testing.T) {
 			t.Errorf("the job came out as %q, %v", job, err)
 		}
 		p.Expect(`1 jobs|jobs=1`)
-	})
+	}, pushing)
+}
+
+// pushing keeps a server busy that hands on jobs, and has nobody to hand them to.
+func pushing(t *testing.T, p *program.Process) {
+	t.Helper()
+	program.Chatter(t, program.Dial(t, zmq4.PUSH, p.Endpoint()), "a job")
+	p.Expect(`jobs=[1-9]`)
 }
 
 func zloop(t *testing.T) (string, []string) {
@@ -115,7 +138,7 @@ func TestPyzmq(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.Expect("control: b")
-	})
+	}, asking)
 }
 
 // pyzmq takes the first Python that has pyzmq. Where one has not, it compiles the program at least.

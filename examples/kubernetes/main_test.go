@@ -3,9 +3,9 @@ package main
 import (
 	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -70,24 +70,20 @@ func (p *pod) metric(series string) string {
 	return found[1]
 }
 
-// chatter has a client send, and not listen, until it is told to hush.
-func (p *pod) chatter() (hush func()) {
-	client := program.Dial(p.t, zmq4.DEALER, p.zmq)
-	stop, stopped := make(chan bool), make(chan bool)
-	go func() {
-		defer close(stopped)
-		for tick := time.NewTicker(5 * time.Millisecond); ; {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				client.Send("chatter", 0)
-			}
-		}
-	}()
-	hush = sync.OnceFunc(func() { close(stop); <-stopped })
-	p.t.Cleanup(hush)
-	return hush
+// documentedSeries are those that docs/metrics.md shows, with values, before, during and after a drain.
+func documentedSeries(t *testing.T) (all []string) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, found := range regexp.MustCompile(`(?m)^(zmqgrace_\S+\{.*\}) [\d.]+$`).FindAllStringSubmatch(string(page), -1) {
+		all = append(all, found[1])
+	}
+	if len(all) == 0 {
+		t.Fatal("docs/metrics.md shows no scrape")
+	}
+	return all
 }
 
 func TestReadinessFailsFromTheSignalOnWhileClientsAreServed(t *testing.T) {
@@ -108,7 +104,7 @@ func TestReadinessFailsFromTheSignalOnWhileClientsAreServed(t *testing.T) {
 		t.Errorf("during the ready delay a request is answered %q", answer)
 	}
 	// The drain is open as long as somebody sends.
-	hush := p.chatter()
+	hush := program.Chatter(t, program.Dial(t, zmq4.DEALER, p.zmq), "chatter")
 	for program.Ask(t, client, "again")[0] != "LATE" {
 	}
 	if status, body := p.get(livePath); status != http.StatusOK {
@@ -123,8 +119,15 @@ func TestReadinessFailsFromTheSignalOnWhileClientsAreServed(t *testing.T) {
 	if is := p.metric(`zmqgrace_phase{phase="Draining"}`); is != "1" {
 		t.Errorf("/metrics says %s to the phase Draining", is)
 	}
+	for _, series := range documentedSeries(t) {
+		p.metric(series)
+	}
 	hush()
-	p.MustEnd(`zmqgrace: Done`)
+	p.MustEnd("report.phase=Done", "report.requests.abandoned=0", "terminated")
+	if response, err := http.Get(p.http + readyPath); err == nil {
+		response.Body.Close()
+		t.Errorf("after the end the readiness probe says %s", response.Status)
+	}
 }
 
 func TestAStuckHandlerFailsTheLivenessProbe(t *testing.T) {
@@ -140,4 +143,12 @@ func TestAStuckHandlerFailsTheLivenessProbe(t *testing.T) {
 	}
 	// Readiness says nothing of it: that is what liveness is for.
 	p.until(readyPath, http.StatusOK)
+}
+
+func TestASecondCtrlCForcesTheEnd(t *testing.T) {
+	p := startPod(t, "-ready-delay", "0")
+	client := program.Dial(t, zmq4.DEALER, p.zmq)
+	program.Ask(t, client, "hello")
+	program.Chatter(t, client, "hello")
+	p.MustBeForced("report.forced=true", "interrupt")
 }

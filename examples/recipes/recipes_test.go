@@ -2,14 +2,16 @@
 package recipes
 
 import (
+	"bufio"
 	"fmt"
+	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/pebbe/zmq4"
 	"github.com/zmqgrace/zmqgrace/internal/program"
@@ -21,8 +23,8 @@ func TestMain(m *testing.M) {
 	program.Main(m, "./httpserver", "./errgroup", "./oklogrun", "./fx", "./ownsignals", "./several")
 }
 
-// serves drives a recipe that answers OK until signal, and checks its end.
-func serves(t *testing.T, s os.Signal, cause, name string, args ...string) {
+// serves drives a recipe that answers OK until SIGTERM, and checks its end.
+func serves(t *testing.T, cause, name string, args ...string) {
 	t.Helper()
 	p := program.Start(t, name, args...)
 	client := program.Dial(t, zmq4.REQ, p.Endpoint())
@@ -31,23 +33,36 @@ func serves(t *testing.T, s os.Signal, cause, name string, args ...string) {
 			t.Errorf("the answer is %q", answer)
 		}
 	}
-	p.Signal(s)
+	p.Signal(syscall.SIGTERM)
 	p.MustEnd("report.phase=Done", "handled=3", "abandoned=0", cause)
+}
+
+// forces has an impatient user end a recipe that answers, while a client goes on asking.
+func forces(t *testing.T, name string, args ...string) {
+	t.Helper()
+	p := program.Start(t, name, args...)
+	client := program.Dial(t, zmq4.DEALER, p.Endpoint())
+	program.Ask(t, client, "", "hello")
+	program.Chatter(t, client, "", "hello")
+	p.MustBeForced("report.forced=true")
 }
 
 func TestInAnErrgroupASignalEndsBoth(t *testing.T) {
 	t.Parallel()
-	serves(t, syscall.SIGTERM, "terminated", "errgroup", anyPort)
+	serves(t, "terminated", "errgroup", anyPort)
+	forces(t, "errgroup", anyPort)
 }
 
 func TestInOklogRunASignalEndsTheGroup(t *testing.T) {
 	t.Parallel()
-	serves(t, os.Interrupt, "interrupt", "oklogrun", anyPort)
+	serves(t, "terminated", "oklogrun", anyPort)
+	forces(t, "oklogrun", anyPort)
 }
 
 func TestFxStopsTheRunner(t *testing.T) {
 	t.Parallel()
-	serves(t, syscall.SIGTERM, "Shutdown was called", "fx", anyPort)
+	serves(t, "Shutdown was called", "fx", anyPort)
+	forces(t, "fx", anyPort)
 }
 
 // Built without -race, see there.
@@ -57,7 +72,8 @@ func TestAManagerOfControllerRuntimeRunsIt(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", path, "./controllerruntime").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	serves(t, syscall.SIGTERM, "context canceled", path, "-zmq", anyPort)
+	serves(t, "context canceled", path, "-zmq", anyPort)
+	forces(t, path, "-zmq", anyPort)
 }
 
 func TestOwnSignalsReloadEndAndForce(t *testing.T) {
@@ -81,16 +97,8 @@ func TestASecondSignalOfOnesOwnForcesTheEnd(t *testing.T) {
 	p := program.Start(t, "ownsignals", anyPort)
 	client := program.Dial(t, zmq4.DEALER, p.Endpoint())
 	program.Ask(t, client, "", "which")
-	if _, err := client.SendMessage("", "wait"); err != nil {
-		t.Fatal(err)
-	}
-	p.Signal(syscall.SIGTERM)
-	p.Expect("zmqgrace: Draining")
-	p.Signal(syscall.SIGTERM)
-	code, output := p.Exit()
-	if code != 1 || !strings.Contains(output, "the end was forced") {
-		t.Errorf("exit code %d after a second signal:\n%s", code, output)
-	}
+	program.Chatter(t, client, "", "wait")
+	p.MustBeForced("report.forced=true")
 }
 
 func TestBesideAnHTTPServerNoJobIsLost(t *testing.T) {
@@ -135,4 +143,29 @@ func TestOfSeveralRunnersTheFrontEndsFirst(t *testing.T) {
 	p.Expect("done: job 0") // the front has a connection and has begun
 	p.Signal(syscall.SIGTERM)
 	p.MustEnd(fmt.Sprintf("done: job %d", jobs-1), "front.phase=Done", "back.phase=Done")
+}
+
+func TestASecondSignalEndsTheRunnerBehindAsWell(t *testing.T) {
+	t.Parallel()
+	p := program.Start(t, "several", anyPort, "ipc://"+filepath.Join(t.TempDir(), "s"))
+	program.Chatter(t, program.Dial(t, zmq4.PUSH, p.Endpoint()), "job")
+	p.Expect("done: job")
+	p.MustBeForced("front.forced=true", "back.forced=true")
+}
+
+func TestASecondSignalDoesNotWaitForARequestOverHTTP(t *testing.T) {
+	t.Parallel()
+	p := program.Start(t, "httpserver", "-http", "127.0.0.1:0", "-zmq", anyPort)
+	address := p.Expect(`http://(\S+)`)[1]
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(program.Patience))
+	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n", address)
+	if answer, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(answer, "100 Continue") {
+		t.Fatalf("the answer is %q, %v", answer, err) // otherwise the handler has it, and waits for the body
+	}
+	p.MustBeForced("report.forced=true", "was still running")
 }

@@ -158,6 +158,16 @@ func TestWithoutSystemdItServesAllTheSame(t *testing.T) {
 	p.MustEnd("handled=1")
 }
 
+func TestASecondCtrlCForcesTheEnd(t *testing.T) {
+	t.Parallel()
+	s := startService(t, time.Minute)
+	client := program.Dial(t, zmq4.DEALER, s.endpoint)
+	program.Ask(t, client, "hello")
+	program.Chatter(t, client, "hello")
+	s.MustBeForced("report.forced=true", "interrupt")
+	s.expect("STATUS=Done")
+}
+
 // unitOptions are those of the section [Service].
 func unitOptions(t *testing.T) map[string]string {
 	t.Helper()

@@ -214,6 +214,24 @@ func (p *Process) MustEnd(words ...string) {
 	}
 }
 
+// MustBeForced does as an impatient user at a terminal: Ctrl-C, and, when the program has said what it does, once more. It
+// fails the test if that does not end the program with an error, or it does not say why, or the output lacks one of the words.
+func (p *Process) MustBeForced(words ...string) {
+	p.t.Helper()
+	p.Signal(os.Interrupt)
+	p.Expect(`zmqgrace: Draining`)
+	p.Signal(os.Interrupt)
+	code, output := p.Exit()
+	if code != 1 {
+		p.t.Errorf("%s ended with code %d, want 1:\n%s", p.cmd, code, output)
+	}
+	for _, w := range append(words, "zmqgrace: the end was not complete", "the end was forced") {
+		if !strings.Contains(output, w) {
+			p.t.Errorf("%s did not print %q:\n%s", p.cmd, w, output)
+		}
+	}
+}
+
 // Need returns the path of a program that a test needs, or skips the test with what it would have shown. Where
 // ZMQGRACE_NO_SKIP is set, as in continuous integration, that is a failure.
 func Need(t testing.TB, name, otherwise string) string {
@@ -237,19 +255,64 @@ func Skip(t testing.TB, why string) {
 // Dial makes a client that knows nothing of the library, in a context of its own. It is closed with the test.
 func Dial(t testing.TB, typ zmq4.Type, endpoint string) *zmq4.Socket {
 	t.Helper()
+	client := socket(t, typ)
+	if err := client.Connect(endpoint); err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+func socket(t testing.TB, typ zmq4.Type) *zmq4.Socket {
+	t.Helper()
 	ctx, err := zmq4.NewContext()
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := ctx.NewSocket(typ)
+	s, err := ctx.NewSocket(typ)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { client.SetLinger(0); client.Close(); ctx.Term() })
-	if err := errors.Join(client.SetRcvtimeo(Patience), client.SetSndtimeo(Patience), client.Connect(endpoint)); err != nil {
+	t.Cleanup(func() { s.SetLinger(0); s.Close(); ctx.Term() })
+	if err := errors.Join(s.SetRcvtimeo(Patience), s.SetSndtimeo(Patience)); err != nil {
 		t.Fatal(err)
 	}
-	return client
+	return s
+}
+
+// Listen makes a peer that a program connects to, as Dial makes one that connects, and returns where it listens.
+func Listen(t testing.TB, typ zmq4.Type) (peer *zmq4.Socket, endpoint string) {
+	t.Helper()
+	peer = socket(t, typ)
+	err := peer.Bind("tcp://127.0.0.1:*")
+	if err == nil {
+		endpoint, err = peer.GetLastEndpoint()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return peer, endpoint
+}
+
+// Chatter has a client send the message again and again, and not listen, until hush is called, or the test ends: a server
+// that drains hears no silence meanwhile. The client is Chatter's until then.
+func Chatter(t testing.TB, client *zmq4.Socket, message ...any) (hush func()) {
+	stop, stopped := make(chan bool), make(chan bool)
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				client.SendMessageDontwait(message...) // what is too much is dropped
+			}
+		}
+	}()
+	hush = sync.OnceFunc(func() { close(stop); <-stopped })
+	t.Cleanup(hush)
+	return hush
 }
 
 // Ask sends one request and returns the answer's frames.

@@ -1,7 +1,7 @@
 //go:build !race
 
-// Command controllerruntime adds a Runner to a manager of controller-runtime, which a Kubernetes operator has. The manager
-// waits for the signals. With -race it is left out: a cluster's libraries take a minute to compile, and would have to be
+// Command controllerruntime adds a Runner to a manager of controller-runtime, which a Kubernetes operator has. The
+// program has the signals. With -race it is left out: a cluster's libraries take a minute to compile, and would have to be
 // compiled twice.
 //
 //	go run ./controllerruntime [-api https://..] [-zmq tcp://*:5555]
@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -63,11 +65,27 @@ func serve(cluster *rest.Config) error {
 	}
 	fmt.Println("listening on", rep.Endpoint())
 
-	err = mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { return runner.Run(ctx, answer) }))
+	var ended error // the manager only logs what Run returns once it has been told to end
+	err = mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		ended = runner.Run(ctx, answer)
+		return ended
+	}))
 	if err != nil {
 		return err
 	}
-	err = mgr.Start(ctrl.SetupSignalHandler()) // it ends the process on a second signal
+	// Not ctrl.SetupSignalHandler, which ends the process on a second signal, without a report.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-signals
+		cancel()
+		<-signals // somebody is impatient
+		runner.Close()
+	}()
+	if err = mgr.Start(ctx); err == nil {
+		err = ended
+	}
 	slog.Info("ended", "report", runner.Report())
 	return err
 }

@@ -42,9 +42,14 @@ func serve(endpoint string) error {
 	}
 	fmt.Println("listening on", rep.Endpoint())
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal has its default effect
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	go func() {
+		cancel(&zmqgrace.SignalError{Signal: <-signals})
+		<-signals // somebody is impatient
+		runner.Close()
+	}()
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return runner.Run(ctx, answer) })

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/pebbe/zmq4"
@@ -22,7 +24,7 @@ func main() {
 		fx.NopLogger,
 		fx.StopTimeout(grace+time.Second), // fx's own default is 15 s, for all hooks together
 		fx.Provide(newRunner),
-		fx.Invoke(serve),
+		fx.Invoke(closeOnSecondSignal, serve),
 	)
 	app.Done() // signals are heard from here on; without this only when all has started
 	app.Run()
@@ -30,6 +32,17 @@ func main() {
 
 func newRunner() (*zmqgrace.Runner, error) {
 	return zmqgrace.New(zmqgrace.WithSignals(), zmqgrace.WithGrace(grace))
+}
+
+// closeOnSecondSignal heeds what fx does not: it hears the first signal alone.
+func closeOnSecondSignal(runner *zmqgrace.Runner) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals // fx has it too, and stops
+		<-signals // somebody is impatient
+		runner.Close()
+	}()
 }
 
 func serve(life fx.Lifecycle, runner *zmqgrace.Runner, app fx.Shutdowner) error {

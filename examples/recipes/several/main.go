@@ -55,6 +55,9 @@ func serve(endpoint, between string) error {
 		front.Shutdown(context.Background()) // if it ended by itself, the front is of no use
 	}()
 	err = front.Run(context.Background(), take)
+	if errors.Is(err, zmqgrace.ErrForced) {
+		back.Close() // whoever is impatient with the one is with both
+	}
 	back.Shutdown(context.Background())
 	err = errors.Join(err, <-ended)
 	slog.Info("ended", "front", front.Report(), "back", back.Report())

@@ -31,9 +31,11 @@ func serve(endpoint string) error {
 	}
 	fmt.Println("listening on", rep.Endpoint())
 
-	return runner.Run(context.Background(), func(ctx context.Context, m *zmqgrace.Message) error {
+	err = runner.Run(context.Background(), func(ctx context.Context, m *zmqgrace.Message) error {
 		return m.Reply(work(m.Frames[0]))
 	})
+	log.Println(runner.Report())
+	return err
 }
 
 func work(request []byte) []byte { return append([]byte("done: "), request...) }

@@ -43,5 +43,7 @@ func serve(endpoint string) error {
 		fmt.Printf("control: %s\n", m.Frames[0])
 		return nil
 	})
-	return runner.Run(context.Background(), nil)
+	err = runner.Run(context.Background(), nil)
+	log.Println(runner.Report())
+	return err
 }

@@ -43,5 +43,7 @@ func serve(endpoint string) error {
 	runner.Every(time.Second, func(ctx context.Context) error {
 		return pub.Send(ctx, []byte("alive"))
 	})
-	return runner.Run(context.Background(), nil)
+	err = runner.Run(context.Background(), nil)
+	log.Println(runner.Report())
+	return err
 }

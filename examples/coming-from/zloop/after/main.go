@@ -47,5 +47,7 @@ func serve(endpoint string) error {
 		slog.Info("so far", "jobs", count) // on the loop's goroutine, as the handler
 		return nil
 	})
-	return runner.Run(context.Background(), nil)
+	err = runner.Run(context.Background(), nil)
+	log.Println(runner.Report())
+	return err
 }
