@@ -114,7 +114,8 @@ func TestEachPhaseIsOneLineOfTheLog(t *testing.T) {
 	_, err := s.end()
 	must(t, err)
 	want := []string{"Running", "Announced", "Draining", "Closing", "Done"}
-	if got := log.check(t); !slices.Equal(got, want) {
+	waiting := func(message string) bool { return message == "waiting" } // on a machine that is slow today
+	if got := slices.DeleteFunc(log.check(t), waiting); !slices.Equal(got, want) {
 		t.Errorf("a server that was asked to end has logged %q, want %q", got, want)
 	}
 }
@@ -138,6 +139,31 @@ func TestWhatGoesWrongIsLoggedWithTheDocumentedKeys(t *testing.T) {
 	must(t, err)
 	r.Go(func(context.Context) error { return nil })
 	checkLogged(t, log.check(t), "a handler failed", "a timer failed", "Goodbye failed", "no quiet came", "Go: ")
+}
+
+func TestAnEndThatTakesLongSaysWhatItWaitsFor(t *testing.T) {
+	var out lockedBuffer
+	r := newTestRunner(t, WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	entered, leave := make(chan bool), make(chan bool)
+	s := run(t, r, func(ctx context.Context, m *Message) error {
+		close(entered)
+		<-leave
+		return m.Reply()
+	})
+	_, err := dial(t, zmq4.REQ, rep.Endpoint()).Send("a", 0)
+	must(t, err)
+	<-entered
+	go r.Shutdown(context.Background())
+	line := regexp.MustCompile(`msg="zmqgrace: waiting" for="1 in flight on socket \\"rep-1\\"; a handler of socket \\"rep-1\\", for \S+" at_most=\S+ forced_by=`)
+	for deadline := time.Now().Add(20 * time.Second); !line.MatchString(out.String()); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("nothing says what the end waits for:\n%s", out.String())
+		}
+	}
+	close(leave)
+	_, err = s.end()
+	must(t, err)
 }
 
 func TestAnIncompleteEndIsLoggedWithItsError(t *testing.T) {

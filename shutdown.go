@@ -242,7 +242,7 @@ func (r *Runner) announce() {
 		return
 	}
 	r.enter(Announced)
-	r.await(r.engine.drained(), r.plan.drainAt)
+	r.await(r.engine.drained(), r.plan.drainAt, r.readyDelay)
 }
 
 // drain serves what is queued until there is quiet, at the latest until the hard end.
@@ -254,7 +254,7 @@ func (r *Runner) drain() {
 	close(r.draining)
 	r.routines.cancel(r.cause)
 	r.engine.beginDrain(r.plan)
-	if !r.await(r.engine.drained(), r.plan.hardEnd) {
+	if !r.await(r.engine.drained(), r.plan.hardEnd, r.silence) {
 		r.overran(false)
 		r.engine.tell(abandoning) // before handlers learn of it, or the loop would feed them on
 		r.cancel(r.cause)
@@ -275,7 +275,7 @@ func (r *Runner) close() {
 }
 
 func (r *Runner) awaitClosed() {
-	closed := r.await(r.engine.closed(), r.plan.term)
+	closed := r.await(r.engine.closed(), r.plan.term, r.peers)
 	if r.isForced() {
 		return
 	}
@@ -287,7 +287,7 @@ func (r *Runner) awaitClosed() {
 		r.overran(true)
 	}
 	began := time.Now()
-	termed := r.await(r.engine.term(), deadline)
+	termed := r.await(r.engine.term(), deadline, r.peers)
 	forced := r.isForced()
 	expired := termed && r.engine.expired()
 	r.mu.Lock()
@@ -321,7 +321,7 @@ func (r *Runner) finish() error {
 	close(r.told)
 	soon := time.Now().Add(forcedWait / 2)
 	if !r.isForced() {
-		r.await(r.heard, latest(r.plan.end, soon))
+		r.await(r.heard, latest(r.plan.end, soon), nil)
 	}
 	settle(r.heard, soon)
 	signal.Stop(r.signals)
@@ -471,16 +471,24 @@ func (r *Runner) signalled(s os.Signal) {
 }
 
 // await waits for event until the deadline, and reports whether it came. It ends early when the end is forced.
-func (r *Runner) await(event <-chan struct{}, deadline time.Time) bool {
+// Where it takes long enough to make somebody wonder, it has what logged, if there is one.
+func (r *Runner) await(event <-chan struct{}, deadline time.Time, what func() string) bool {
 	if !time.Now().Before(deadline) {
 		return isClosed(event) // most have no ready delay: not worth a timer
 	}
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
+	word := time.NewTimer(firstWord)
+	defer word.Stop()
 	for {
 		select {
 		case <-event:
 			return true
+		case <-word.C:
+			if what != nil {
+				r.sayWaiting(what())
+				word.Reset(nextWord)
+			}
 		case <-timer.C:
 			return isClosed(event)
 		case s := <-r.signals:

@@ -1,0 +1,98 @@
+package zmqgrace
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/pebbe/zmq4"
+)
+
+const (
+	firstWord = 300 * time.Millisecond // most ends are over by then, those that wait for the default quiet among them
+	nextWord  = 5 * time.Second
+)
+
+// sayWaiting logs what the end waits for, for whoever sits at the terminal. It must not wait itself: where the logger
+// blocks, nobody reads it.
+func (r *Runner) sayWaiting(what string) {
+	attrs := []any{
+		"for", what,
+		"at_most", max(time.Until(r.plan.end), 0).Round(100 * time.Millisecond),
+		"forced_by", r.forcedBy(),
+	}
+	if len(r.told) == 0 { // there is room for every phase, and not for more than that
+		r.tell(slog.LevelInfo, "waiting", attrs...)
+	}
+}
+
+// forcedBy is what would force the end now.
+func (r *Runner) forcedBy() string {
+	switch {
+	case len(r.opts.signals) == 0:
+		return "Close"
+	case r.signaled:
+		return "a second signal"
+	}
+	return "two signals" // the first one is what asked already
+}
+
+func (r *Runner) readyDelay() string { return "the ready delay" }
+
+// silence is what the drain waits for: what is under way, or, if nothing is, quiet.
+func (r *Runner) silence() string {
+	all := r.underWay()
+	if len(all) > 0 {
+		return strings.Join(all, "; ")
+	}
+	all = append(all, "silence")
+	for _, s := range r.Report().Sockets {
+		if n := s.Drained + s.Rejected; n > 0 {
+			all = append(all, fmt.Sprintf("socket %q has had %d since the end was asked for", s.Name, n))
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
+// peers is what Closing waits for.
+func (r *Runner) peers() string {
+	if all := r.underWay(); len(all) > 0 {
+		return strings.Join(all, "; ")
+	}
+	return "peers to take what was sent"
+}
+
+// underWay is what has begun and is not over; of the handlers of a socket, the one that runs longest.
+func (r *Runner) underWay() (all []string) {
+	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	longest := map[string]time.Duration{}
+	for _, h := range r.engine.running() {
+		longest[h.Socket] = max(longest[h.Socket], h.For)
+	}
+	if d, ok := longest[""]; ok {
+		add("a timer, for %v", d.Round(time.Millisecond))
+	}
+	for _, h := range r.routines.report() {
+		what := "a Go function"
+		if h.Socket != "" {
+			what = fmt.Sprintf("the Goodbye of socket %q", h.Socket)
+		}
+		add("%s, for %v", what, h.For.Round(time.Millisecond))
+	}
+	for _, s := range r.Report().Sockets {
+		if s.InFlight > 0 {
+			add("%d in flight on socket %q", s.InFlight, s.Name)
+		}
+		if d, ok := longest[s.Name]; ok {
+			add("a handler of socket %q, for %v", s.Name, d.Round(time.Millisecond))
+		}
+		if s.Type == zmq4.REQ && s.Sent > s.Received {
+			add("an answer to socket %q", s.Name)
+		}
+		if s.Queued > 0 {
+			add("peers to take %d from socket %q", s.Queued, s.Name)
+		}
+	}
+	return all
+}
