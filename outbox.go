@@ -45,7 +45,7 @@ func (o *outbox) full() bool { return o.limit > 0 && o.size >= o.limit }
 //
 // With the ctx of a handler, or one derived from it, it never blocks: when the outbox is full (it has as
 // many messages as the socket's SNDHWM; that comes on top of libzmq's own queues) the socket where the
-// handler's message came from is paused until there is room. With any other ctx it blocks until there
+// handler's message came from is paused until there is room. A timer has no such socket: what it sends that nobody takes stays in memory. With any other ctx it blocks until there
 // is room, or ctx ends, which is looked at only while waiting, or, with [ErrClosed], the flush begins or the drain
 // limit is over and nothing was taken for a second. Before Run it never blocks either: a full outbox is [ErrFull].
 //
