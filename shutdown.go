@@ -279,22 +279,28 @@ func (r *Runner) awaitClosed() {
 	if r.isForced() {
 		return
 	}
-	deadline := r.plan.end
+	deadline, now := r.plan.end, time.Now()
+	var free time.Time // when nothing that the Runner knows keeps Term any more
+	soon, lingering := forcedWait, false
 	if closed {
-		deadline = earliest(deadline, latest(time.Now(), r.engine.lingers()).Add(termSlack))
+		over := r.engine.lingers()
+		if lingering = over.After(now); lingering {
+			soon = termSlack / 4 // on a slow machine the lingers end late
+		}
+		free = latest(now, over)
+		deadline = earliest(deadline, free.Add(termSlack))
 	} else {
 		// A handler blocks the loop. If it does so in a call to libzmq, Term ends that.
 		r.overran(true)
 	}
-	began := time.Now()
 	termed := r.await(r.engine.term(), deadline, r.peers)
 	forced := r.isForced()
 	expired := termed && r.engine.expired()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.leaked = closed && !termed && !forced && deadline.Sub(began) >= forcedWait
+	r.leaked = closed && !termed && !forced && deadline.Sub(free) >= soon
 	// Where Term is not back, and nothing else explains it, nobody can say that what was sent has left.
-	r.expired = expired || !termed && (forced || closed && !r.leaked && r.mayHold())
+	r.expired = expired || !termed && (forced || closed && !r.leaked && (lingering || r.mayHold()))
 }
 
 // mayHold reports whether a socket was closed with something that libzmq had taken and may not have sent. The caller holds the
