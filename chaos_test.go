@@ -542,7 +542,8 @@ func (c *chaos) attach(s *Socket, peers []*chaosPeer) {
 	for _, p := range peers {
 		raw, err := ctx.NewSocket(p.typ)
 		c.must(err)
-		c.must(errors.Join(raw.SetLinger(0), raw.SetSndhwm(0), raw.SetRcvhwm(0), raw.SetRcvtimeo(5*ms), raw.SetSndtimeo(5*ms)))
+		// They linger for a moment: see forcing, for when the Runner forces the end, or its linger ends, and they leave with it.
+		c.must(errors.Join(raw.SetLinger(50*ms), raw.SetSndhwm(0), raw.SetRcvhwm(0), raw.SetRcvtimeo(5*ms), raw.SetSndtimeo(5*ms)))
 		if p.typ == zmq4.SUB {
 			c.must(raw.SetSubscribe(""))
 		}

@@ -114,7 +114,7 @@ func TestEachPhaseIsOneLineOfTheLog(t *testing.T) {
 	_, err := s.end()
 	must(t, err)
 	want := []string{"Running", "Announced", "Draining", "Closing", "Done"}
-	waiting := func(message string) bool { return message == "waiting" } // on a machine that is slow today
+	waiting := func(message string) bool { return message == "the end waits" } // on a machine that is slow today
 	if got := slices.DeleteFunc(log.check(t), waiting); !slices.Equal(got, want) {
 		t.Errorf("a server that was asked to end has logged %q, want %q", got, want)
 	}
@@ -155,7 +155,7 @@ func TestAnEndThatTakesLongSaysWhatItWaitsFor(t *testing.T) {
 	must(t, err)
 	<-entered
 	go r.Shutdown(context.Background())
-	line := regexp.MustCompile(`msg="zmqgrace: waiting" for="1 in flight on socket \\"rep-1\\"; a handler of socket \\"rep-1\\", for \S+" at_most=\S+ forced_by=`)
+	line := regexp.MustCompile(`msg="zmqgrace: the end waits" for="1 in flight on socket \\"rep-1\\"; a handler of socket \\"rep-1\\", for \S+" at_most=\S+ forced_by=`)
 	for deadline := time.Now().Add(20 * time.Second); !line.MatchString(out.String()); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("nothing says what the end waits for:\n%s", out.String())

@@ -23,7 +23,7 @@ func (r *Runner) sayWaiting(what string) {
 		"forced_by", r.forcedBy(),
 	}
 	if len(r.told) == 0 { // there is room for every phase, and not for more than that
-		r.tell(slog.LevelInfo, "waiting", attrs...)
+		r.tell(slog.LevelInfo, "the end waits", attrs...)
 	}
 }
 

@@ -220,7 +220,7 @@ func (p *Process) MustBeForced(words ...string) {
 	p.t.Helper()
 	p.Signal(os.Interrupt)
 	p.Expect(`zmqgrace: Draining`)
-	p.Expect(`zmqgrace: waiting.* for=\S.* at_most=\S+ forced_by=`)
+	p.Expect(`zmqgrace: the end waits.* for=\S.* at_most=\S+ forced_by=`)
 	p.Signal(os.Interrupt)
 	code, output := p.Exit()
 	if code != 1 {
