@@ -273,7 +273,7 @@ func newOpponent(ctx *zmq4.Context, c combination) (*opponent, error) {
 	if o.raw, err = ctx.NewSocket(o.part.peer); err != nil {
 		return nil, err
 	}
-	err = errors.Join(o.raw.SetSndhwm(0), o.raw.SetRcvhwm(0), o.raw.SetLinger(0), o.raw.SetRcvtimeo(20*ms))
+	err = errors.Join(o.raw.SetSndhwm(0), o.raw.SetRcvhwm(0), o.raw.SetLinger(0), o.raw.SetRcvtimeo(20*ms), o.raw.SetSndtimeo(20*ms))
 	if c.Type == zmq4.PUB {
 		err = errors.Join(err, o.raw.SetSubscribe(""))
 	}
@@ -349,7 +349,7 @@ func (o *opponent) sendAll() error {
 		}
 		last = err == nil && (text == "m" || o.Type == zmq4.SUB)
 	}
-	for i := range allSent {
+	for i := 0; i < allSent; i++ {
 		var err error
 		switch o.Type {
 		case zmq4.REP:
@@ -359,7 +359,13 @@ func (o *opponent) sendAll() error {
 		default:
 			_, err = o.raw.SendMessage(body(i))
 		}
-		if err != nil {
+		switch {
+		case zmq4.AsErrno(err) == zmq4.Errno(syscall.EAGAIN): // there is no player yet, or no more
+			if isClosed(o.over) {
+				return nil
+			}
+			i--
+		case err != nil:
 			return err
 		}
 	}
