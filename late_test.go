@@ -315,3 +315,31 @@ func TestASocketThatHasOnlyLateIsRefused(t *testing.T) {
 		t.Errorf("Run returned %v", err)
 	}
 }
+
+// An empty moment before the drain is none of the drain's.
+func TestABacklogBehindAnEmptyMomentBeforeTheDrainIsNotLate(t *testing.T) {
+	t.Parallel()
+	const n = 10
+	r := newTestRunner(t, briefly)
+	router := bound(t, r, zmq4.ROUTER, "inproc://here", WithLate(sayLate))
+	round := rounds(t, r)
+	client, err := r.Context().NewSocket(zmq4.DEALER)
+	must(t, err)
+	must(t, errors.Join(client.SetLinger(0), client.SetRcvtimeo(patience), client.Connect("inproc://here")))
+	s := start(t, r, sayServed)
+	tell(t, client, "", "first")
+	expectMessage(t, client, "", "first", "served")
+	round() // the socket is empty, and the loop has seen it
+	router.Pause()
+	for i := range n {
+		tell(t, client, "", i)
+	}
+	go s.Shutdown(context.Background())
+	until(t, "the drain", func() bool { return r.Phase() == Draining })
+	router.Resume()
+	for i := range n {
+		expectMessage(t, client, "", fmt.Sprint(i), "served")
+	}
+	must(t, client.Close())
+	s.ended()
+}

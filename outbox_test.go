@@ -826,7 +826,7 @@ func TestAMessageThatLibzmqRefusesIsUnsent(t *testing.T) {
 	until(t, "it is counted", func() bool { return req.report().Unsent == 1 })
 	expectMessage(t, server, "behind the Runner's back")
 	_, err = s.end()
-	if e := incomplete(t, err); len(e.Sockets) != 1 || e.Sockets[0].Name != "asker" {
+	if e := incomplete(t, err); len(e.Sockets) != 1 || e.Sockets[0].Name != "asker" || e.Sockets[0].Unsent != 1 {
 		t.Errorf("Run returned %v", err)
 	}
 }

@@ -861,3 +861,316 @@ func TestABacklogThatNobodyEverRanForIsReported(t *testing.T) {
 		t.Errorf("Shutdown returned %v", err)
 	}
 }
+
+// Where a turn takes several batches, what the first was answered is out before the second is handled: with large messages their
+// peers can work on it meanwhile.
+func TestWhatATurnHasAnsweredLeavesBeforeItTakesMore(t *testing.T) {
+	t.Parallel()
+	const rounds, n, size = 20, 8, batchBytes / 4
+	r := newTestRunner(t)
+	bound(t, r, zmq4.ROUTER, "inproc://large")
+	client, err := r.Context().NewSocket(zmq4.DEALER)
+	must(t, err)
+	must(t, errors.Join(client.SetLinger(0), client.Connect("inproc://large")))
+	ask := func() {
+		for range n {
+			_, err := client.SendMessage(make([]byte, size))
+			must(t, err)
+		}
+	}
+	answers, early := 0, 0 // early: before all were handled
+	take := func() {
+		for {
+			if _, err := client.RecvMessageBytes(zmq4.DONTWAIT); err != nil {
+				return
+			}
+			answers++
+		}
+	}
+	through := make(chan struct{})
+	handled := 0
+	ask() // inproc it is all there at once, for one turn
+	s := start(t, r, func(_ context.Context, m *Message) error {
+		switch handled++; {
+		case handled == rounds*n:
+			close(through)
+		case handled%n == 0:
+			take()
+			if answers > handled-n {
+				early++
+			}
+			ask()
+		}
+		return m.Reply([]byte("OK"))
+	})
+	over(t, "all are handled", through)
+	must(t, client.Close())
+	s.ended()
+	if early != rounds-1 {
+		t.Errorf("only in %d of %d rounds was the first batch answered when the last message was handled", early, rounds-1)
+	}
+}
+
+// A stream that goes on with gaps shorter than the quiet time is handled to its end, also where nothing is replied.
+func TestAPullIsNotQuietBetweenTwoMessages(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithDrainQuiet(400*ms))
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	handled := make(chan struct{}, 1)
+	s := start(t, r, func(context.Context, *Message) error { handled <- struct{}{}; return nil })
+	push := dial(t, zmq4.PUSH, pull.Endpoint())
+	const n = 10
+	for i := range n {
+		tell(t, push, i)
+		next(t, fmt.Sprintf("message %d is handled", i), handled)
+		if i == 0 {
+			go s.Shutdown(context.Background())
+		}
+		time.Sleep(100 * ms)
+	}
+	if rep, err := s.returned(); err != nil || rep.Sockets[0].Handled != n {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+// hooked is the loop's poller with something that happens right before it is told what to look for, or right after it has looked.
+type hooked struct {
+	poller
+	before, after func()
+}
+
+func (p *hooked) want(place int, events zmq4.State) {
+	if p.before != nil {
+		p.before()
+	}
+	p.poller.want(place, events)
+}
+
+func (p *hooked) poll(timeout time.Duration) error {
+	err := p.poller.poll(timeout)
+	if p.after != nil {
+		p.after()
+	}
+	return err
+}
+
+// However late poll comes back, it has waited for a slice at most.
+func TestAMachineThatStandsStillMakesNoQuiet(t *testing.T) {
+	t.Parallel()
+	const quiet = 250 * ms
+	r := newTestRunner(t, WithDrainQuiet(quiet))
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	slices := 0
+	s := start(t, r, func(context.Context, *Message) error {
+		go r.Shutdown(context.Background())
+		until(t, "the drain", func() bool { return r.loop.told() == draining })
+		r.loop.poller = &hooked{poller: r.loop.poller, after: func() { slices++; time.Sleep(3 * quietSlice) }}
+		return nil
+	})
+	tell(t, dial(t, zmq4.PUSH, pull.Endpoint()), "x")
+	if _, err := s.returned(); err != nil || slices < int(quiet/quietSlice) {
+		t.Errorf("after %d slices of at most %v Run returned %v", slices, quietSlice, err)
+	}
+}
+
+// The loop looks at what it is told after it has decided to sleep, and before others can wake it.
+func TestWhatTheLoopIsToldRightBeforeItSleepsIsHeard(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithPollTimeout(-1)) // it would sleep for ever
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	s := start(t, r, func(context.Context, *Message) error {
+		pull.Pause() // so that the poller is told
+		r.loop.poller = &hooked{poller: r.loop.poller, before: sync.OnceFunc(func() {
+			go r.Shutdown(context.Background())
+			until(t, "the drain", func() bool { return r.loop.told() == draining })
+		})}
+		return nil
+	})
+	tell(t, dial(t, zmq4.PUSH, pull.Endpoint()), "x")
+	// At the hard end it would be told once more.
+	if rep, err := s.returned(); err != nil || phaseOf(rep, Draining) > patience/2 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+// What a forced end leaves is a backlog wherever it is: in the inbox, or in a socket that the loop has not come to.
+func TestWhatAForcedEndLeavesIsABacklogWhereverItIs(t *testing.T) {
+	t.Parallel()
+	const n = 10
+	r := newTestRunner(t)
+	var sockets []*Socket
+	for _, name := range []string{"one", "other"} {
+		sockets = append(sockets, bound(t, r, zmq4.PULL, "inproc://"+name))
+		push, err := r.Context().NewSocket(zmq4.PUSH)
+		must(t, err)
+		must(t, push.Connect("inproc://"+name))
+		for i := range n {
+			tell(t, push, i)
+		}
+		must(t, push.Close())
+	}
+	s := start(t, r, func(context.Context, *Message) error {
+		go r.Close()
+		until(t, "the end is forced", func() bool { return r.loop.told() == forcing })
+		return nil
+	})
+	if _, err := s.returned(); !errors.Is(err, ErrForced) {
+		t.Errorf("Run returned %v", err)
+	}
+	over(t, "the sockets are closed", r.loop.closedC) // Run does not wait for that for long
+	for i, want := range []int{1, 0} {
+		if c := sockets[i].report(); c.Received != want || !c.Backlog {
+			t.Errorf("socket %d has received %d of %d, its report is %v", i, c.Received, n, c)
+		}
+	}
+}
+
+// What the hard end leaves is counted wherever it is.
+func TestWhatTheHardEndLeavesIsCountedWhereverItIs(t *testing.T) {
+	t.Parallel()
+	const n = 2*turnMessages + 10 // in the inbox, and in libzmq
+	r := newTestRunner(t, WithGrace(time.Second))
+	pull := bound(t, r, zmq4.PULL, "inproc://jobs")
+	push, err := r.Context().NewSocket(zmq4.PUSH)
+	must(t, err)
+	must(t, push.Connect("inproc://jobs"))
+	for i := range n {
+		tell(t, push, i)
+	}
+	must(t, push.Close())
+	s := start(t, r, func(ctx context.Context, _ *Message) error {
+		<-ctx.Done()
+		return nil
+	})
+	_, err = s.end()
+	incomplete(t, err)
+	over(t, "the sockets are closed", r.loop.closedC) // on a slow machine that is when Run has returned
+	// Nor does the time for counting do for all then; the rest is a backlog.
+	if c := pull.report(); c.Handled != 1 || c.Abandoned != n-1 && !c.Backlog {
+		t.Errorf("of %d the report is %v", n, c)
+	}
+}
+
+// What comes while the flush waits for a peer is a backlog too: the drain did not see it.
+func TestWhatComesWhileTheFlushWaitsIsABacklog(t *testing.T) {
+	t.Parallel()
+	const n, mark = 15, 10
+	r := newTestRunner(t, briefly)
+	own := marked(t, r, zmq4.PAIR, mark)
+	client, err := r.Context().NewSocket(zmq4.PAIR)
+	must(t, err)
+	must(t, errors.Join(client.SetLinger(0), client.SetRcvhwm(1), own.Bind("inproc://pair"), client.Connect("inproc://pair")))
+	s := start(t, r, func(context.Context, *Message) error { return nil })
+	for i := range n {
+		must(t, own.Send(t.Context(), countedBody(i)))
+	}
+	until(t, "the peer is at its mark", func() bool { return own.report().Sent == mark+1 })
+	go s.Shutdown(context.Background())
+	over(t, "the drain is over", r.loop.drainedC)
+	until(t, "the flush waits", r.loop.sleeping.Load)
+	tell(t, client, "too late")
+	for range n {
+		if _, err := client.RecvMessageBytes(0); err != nil {
+			break // Term has begun
+		}
+	}
+	must(t, client.Close())
+	_, err = s.returned()
+	if e := incomplete(t, err); e.Phase != Closing || len(e.Sockets) != 1 || !e.Sockets[0].Backlog {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+// Who has something to read waits for about the rest of a flooded socket's turn, which is a matter of time also where its 256 messages are
+// not used up: the next turn begins with a look at all.
+func TestAFloodOfSlowMessagesDoesNotHoldBackAnotherSocketForLongerThanATurn(t *testing.T) {
+	t.Parallel()
+	const rounds, work = 10, turnTime / 30 // a turn is longer than what the loop takes for a busy one, and much shorter than 256 messages
+	r := newTestRunner(t, briefly)
+	feed := func(name string) (*Socket, *zmq4.Socket) {
+		pull := bound(t, r, zmq4.PULL, "inproc://"+name)
+		push, err := r.Context().NewSocket(zmq4.PUSH)
+		must(t, err)
+		must(t, errors.Join(push.SetSndhwm(0), push.Connect("inproc://"+name)))
+		return pull, push
+	}
+	flooded, flood := feed("flooded")
+	other, knock := feed("other")
+	must(t, flooded.Raw().SetRcvhwm(0))
+	handled, asked := 0, 0
+	var waited []int
+	through := make(chan struct{})
+	flooded.Handle(func(context.Context, *Message) error {
+		if handled++; handled == asked+40 { // in a turn
+			tell(t, knock, "x")
+		}
+		for began := time.Now(); time.Since(began) < work; {
+		}
+		return nil
+	})
+	other.Handle(func(context.Context, *Message) error {
+		waited = append(waited, handled-asked-40)
+		if asked = handled; len(waited) == rounds {
+			asked = rounds * 2 * turnMessages // no more
+			close(through)
+		}
+		return nil
+	})
+	for i := range rounds * 2 * turnMessages {
+		tell(t, flood, i)
+	}
+	s := start(t, r, nil)
+	over(t, "all are handled", through)
+	must(t, errors.Join(flood.Close(), knock.Close()))
+	s.ended()
+	for _, n := range waited {
+		if n > 100 {
+			t.Errorf("the other socket waited for so many messages: %v", waited)
+			break
+		}
+	}
+}
+
+// After the last look of a drain nobody knows whether what is there came in time; without one, it is a backlog.
+func TestWhatComesAfterTheLastLookOfTheDrainIsNoBacklog(t *testing.T) {
+	t.Parallel()
+	for _, looked := range []bool{true, false} {
+		r := newTestRunner(t)
+		pull := bound(t, r, zmq4.PULL, "inproc://jobs")
+		push, err := r.Context().NewSocket(zmq4.PUSH)
+		must(t, err)
+		must(t, push.Connect("inproc://jobs"))
+		tell(t, push, "x")
+		must(t, push.Close())
+		r.loop.looked = looked
+		r.loop.closeSocket(pull)
+		if got := pull.report().Backlog; got == looked {
+			t.Errorf("where the loop has looked is %v the backlog is %v", looked, got)
+		}
+	}
+}
+
+// What is left of a batch when its socket's turn is over is something to read, though libzmq has nothing more.
+func TestWhatIsLeftOfABatchIsHandledAtOnce(t *testing.T) {
+	t.Parallel()
+	const n = 5
+	r := newTestRunner(t, briefly, WithPollTimeout(-1)) // it would sleep for ever
+	bound(t, r, zmq4.PULL, "inproc://jobs")
+	push, err := r.Context().NewSocket(zmq4.PUSH)
+	must(t, err)
+	must(t, push.Connect("inproc://jobs"))
+	for i := range n {
+		tell(t, push, i)
+	}
+	must(t, push.Close())
+	handled := make(chan struct{}, n)
+	s := start(t, r, func(context.Context, *Message) error {
+		time.Sleep(2 * turnTime)
+		handled <- struct{}{}
+		return nil
+	})
+	for range n {
+		next(t, "one more is handled", handled)
+	}
+	s.ended()
+}

@@ -669,3 +669,105 @@ func TestABrokerForgetsWhatWasAskedLongAgo(t *testing.T) {
 		t.Error("the youngest are forgotten")
 	}
 }
+
+// What the outbox of the other side has no room for stays in libzmq, whose marks then hold the peers back. One is taken all the
+// same where others have filled it: that pauses the socket until there is room.
+func TestAForwarderTakesNoMoreThanItsOutboxHolds(t *testing.T) {
+	t.Parallel()
+	const n, mark = 100, 10
+	for _, test := range []struct{ sent, taken int }{{0, mark}, {4, mark - 4}, {mark, 1}} {
+		t.Run(fmt.Sprintf("%d on the outbox", test.sent), func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, briefly)
+			in := bound(t, r, zmq4.PULL, "inproc://in")
+			out := marked(t, r, zmq4.PUSH, mark)
+			must(t, out.Bind("tcp://127.0.0.1:*"))
+			must(t, r.Proxy(in, out))
+			push, err := r.Context().NewSocket(zmq4.PUSH)
+			must(t, err)
+			must(t, push.Connect("inproc://in"))
+			for i := range test.sent {
+				must(t, out.Send(t.Context(), countedBody(i)))
+			}
+			for i := range n - test.sent {
+				_, err := push.SendBytes(countedBody(test.sent+i), 0)
+				must(t, err)
+			}
+			must(t, push.Close())
+			round := rounds(t, r)
+			s := start(t, r, nil)
+			until(t, "the frontend is paused", in.paused)
+			round()
+			if got := in.report(); got.Received != test.taken || out.report().Queued != test.sent+test.taken {
+				t.Errorf("%d were taken, not %d; the report is %v", got.Received, test.taken, r.Report())
+			}
+			expectCounted(t, dial(t, zmq4.PULL, out.Endpoint()), n)
+			s.ended()
+		})
+	}
+}
+
+// A backend that takes nothing is no empty moment of the frontend: what waits there is backlog, not late.
+func TestABrokersBacklogIsNotLateWhereItsWorkersTakeNothing(t *testing.T) {
+	t.Parallel()
+	const n = 10
+	r := newTestRunner(t, briefly)
+	front, back, err := newBroker(r, WithLate(sayLate))
+	must(t, err)
+	must(t, front.Bind("inproc://front"))
+	client, err := r.Context().NewSocket(zmq4.DEALER)
+	must(t, err)
+	must(t, errors.Join(client.SetLinger(0), client.SetRcvtimeo(patience), client.Connect("inproc://front")))
+	for i := range n {
+		tell(t, client, "", i)
+	}
+	front.Pause()
+	s := start(t, r, nil)
+	go s.Shutdown(context.Background())
+	until(t, "the drain", func() bool { return r.Phase() == Draining })
+	front.Resume()
+	until(t, "the backlog is taken", func() bool { return front.report().Received == n })
+	worker := dial(t, zmq4.DEALER, back.Endpoint())
+	for range front.report().InFlight {
+		m, err := worker.RecvMessage(0)
+		must(t, err)
+		tell(t, worker, m)
+	}
+	for range n {
+		if _, err := client.RecvMessage(0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, client.Close())
+	if rep := s.ended(); rep.Sockets[0].Handled != n || rep.Sockets[0].Rejected != 0 {
+		t.Errorf("the report is %v", rep)
+	}
+}
+
+// The quiet of a client's broker begins when the answer leaves, however long the worker took for it.
+func TestAnAnswerThatPassesABrokerBeginsTheQuietOfItsFrontAnew(t *testing.T) {
+	t.Parallel()
+	const work, thought, quiet = 300 * ms, 200 * ms, 400 * ms // either is shorter than the quiet time, and both together longer
+	r := newTestRunner(t)
+	front := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*", WithSocketQuiet(quiet))
+	back := bound(t, r, zmq4.DEALER, "tcp://127.0.0.1:*", WithSocketQuiet(0))
+	must(t, r.Proxy(front, back))
+	s := start(t, r, nil)
+	worker := dial(t, zmq4.DEALER, back.Endpoint())
+	client := dial(t, zmq4.REQ, front.Endpoint())
+	for i := range 3 {
+		tell(t, client, i)
+		m, err := worker.RecvMessage(0)
+		must(t, err)
+		if i == 0 {
+			go s.Shutdown(context.Background())
+		}
+		time.Sleep(work)
+		tell(t, worker, m)
+		expectMessage(t, client, fmt.Sprint(i))
+		time.Sleep(thought)
+	}
+	if rep, err := s.returned(); err != nil || rep.Sockets[0].Handled != 3 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}

@@ -19,6 +19,17 @@ import (
 // A PUSH that loses its peer in the middle of a message sends it anew, all of it.
 func TestAMessageThatIsSentAnewIsWhole(t *testing.T) {
 	t.Parallel()
+	for range 100 {
+		if cutOffAndSentAnew(t) {
+			return
+		}
+	}
+	t.Fatal("no peer went away in the middle of a message, or what was cut off counts as sent")
+}
+
+// cutOffAndSentAnew has a peer go away, and reports whether that was before it had the message. It has a context of its own: with
+// one peer more that goes away libzmq 4.3.4 can itself send the rest of a message to another one (lb.cpp, pipe_terminated).
+func cutOffAndSentAnew(t *testing.T) bool {
 	const parts, size = 400_000, 2 * aloneBytes
 	ctx, err := zmq4.NewContext()
 	must(t, err)
@@ -31,56 +42,53 @@ func TestAMessageThatIsSentAnewIsWhole(t *testing.T) {
 		return s
 	}
 	push := socket(zmq4.PUSH, func(s *zmq4.Socket) error { return s.Bind("inproc://anew") })
+	defer func() {
+		push.Close()
+		must(t, ctx.Term())
+	}()
 	connect := func(s *zmq4.Socket) error { return s.Connect("inproc://anew") }
 	handle := libzmq.HandleOf(push)
 	if !handle.Valid() {
 		t.Skip("there is no fast way")
 	}
-	for tries := 0; ; tries++ {
-		if tries == 100 {
-			t.Skip("no peer went away in the middle of a message")
-		}
-		first := socket(zmq4.PULL, connect)
-		frames := make([]libzmq.Frame, parts+1)
-		for i := range parts {
-			frames[i] = libzmq.NewFrame(1, false)
-		}
-		frames[parts].Own(make([]byte, size))
-		closed := make(chan struct{})
-		go func() {
-			time.Sleep(2 * time.Millisecond)
-			first.Close()
-			close(closed)
-		}()
-		sent, err := libzmq.Send(handle, true, frames, make([]byte, parts))
-		<-closed
-		if sent.Messages == 1 {
-			continue // it was through before
-		}
-		if !isAgain(err) {
-			t.Fatal(err)
-		}
-		second := socket(zmq4.PULL, connect)
-		_, err = push.GetEvents() // it hears of the second
-		must(t, err)
-		sent, err = libzmq.Send(handle, true, frames, make([]byte, parts))
-		must(t, err)
-		var last []byte
-		n := 0
-		for more := true; more; n++ {
-			last, err = second.RecvBytes(0)
-			must(t, err)
-			more, err = second.GetRcvmore()
-			must(t, err)
-		}
-		if n != parts+1 || len(last) != size {
-			t.Errorf("it has %d parts, and the last one %d bytes; want %d and %d", n, len(last), parts+1, size)
-		}
-		second.Close()
-		break
+	first := socket(zmq4.PULL, connect)
+	frames := make([]libzmq.Frame, parts+1)
+	for i := range parts {
+		frames[i] = libzmq.NewFrame(1, false)
 	}
-	push.Close()
-	must(t, ctx.Term())
+	frames[parts].Own(make([]byte, size))
+	closed := make(chan struct{})
+	go func() {
+		time.Sleep(2 * time.Millisecond)
+		first.Close()
+		close(closed)
+	}()
+	sent, err := libzmq.Send(handle, true, frames, make([]byte, parts))
+	<-closed
+	if sent.Messages == 1 {
+		return false // it was through before
+	}
+	if !isAgain(err) {
+		t.Fatal(err)
+	}
+	second := socket(zmq4.PULL, connect)
+	defer second.Close()
+	_, err = push.GetEvents() // it hears of the second
+	must(t, err)
+	_, err = libzmq.Send(handle, true, frames, make([]byte, parts))
+	must(t, err)
+	var last []byte
+	n := 0
+	for more := true; more; n++ {
+		last, err = second.RecvBytes(0)
+		must(t, err)
+		more, err = second.GetRcvmore()
+		must(t, err)
+	}
+	if n != parts+1 || len(last) != size {
+		t.Errorf("it has %d parts, and the last one %d bytes; want %d and %d", n, len(last), parts+1, size)
+	}
+	return true
 }
 
 // zmtpReadyAs is zmtpReady of a DEALER that gives itself a routing id, of any length: libzmq (mechanism.cpp) looks at

@@ -31,6 +31,7 @@ type fakeEngine struct {
 	linger     time.Duration // of the sockets, from their close on; 0: nothing lingers
 	noQuiet    bool
 	handlers   []RunningHandler // that run as long as it is stuck, or its drain takes for ever
+	hears      func(stage)      // what it is told, before it does anything about it
 
 	mu       sync.Mutex
 	began    time.Time
@@ -111,6 +112,9 @@ func (e *fakeEngine) waitFor(d time.Duration, s stage) {
 func (e *fakeEngine) beginDrain(plan) { e.tell(draining) }
 
 func (e *fakeEngine) tell(s stage) {
+	if e.hears != nil {
+		e.hears(s)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.orders = append(e.orders, order{s, time.Since(e.began)})
@@ -443,6 +447,28 @@ func TestHandlersAreCancelledWithTheCauseAtTheHardEndAndNotBefore(t *testing.T) 
 		}
 		if _, err := s.returned(); !errors.Is(err, asked) {
 			t.Errorf("an incomplete end does not name its cause: %v", err)
+		}
+	})
+}
+
+// A handler that heeds the end of its context must not be followed by another one.
+func TestTheLoopKnowsOfTheHardEndBeforeTheHandlersDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStaged(t, &fakeEngine{drainTakes: never, handlers: slowHandler})
+		told := false
+		s.engine.hears = func(what stage) {
+			if what == abandoning {
+				told = true
+				if s.base.Err() != nil {
+					t.Error("the handlers were cancelled before")
+				}
+			}
+		}
+		s.run(t.Context())
+		go s.Shutdown(t.Context())
+		s.returned()
+		if !told {
+			t.Error("the loop was never told")
 		}
 	})
 }

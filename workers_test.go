@@ -611,6 +611,29 @@ func TestAMessageWhoseDeferredReplyNeverComesIsAbandonedAtTheHardEnd(t *testing.
 	}
 }
 
+// Nobody has the reply, so the message is no less abandoned than without it.
+func TestAMessageWhoseDeferredReplyComesAfterTheFlushIsAbandoned(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithGrace(600*ms))
+	router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*", WithName("front"))
+	raw, err := r.Context().NewSocket(zmq4.PAIR) // the end waits for it
+	must(t, err)
+	deferred := make(chan *Message, 1)
+	s := start(t, r, func(_ context.Context, m *Message) error { deferred <- m; return ErrDeferred })
+	tell(t, dial(t, zmq4.REQ, router.Endpoint()), "?")
+	m := next(t, "the request", deferred)
+	go s.Shutdown(context.Background())
+	over(t, "the sockets are closed", r.loop.closedC)
+	if err := m.Reply([]byte("too late")); !errors.Is(err, ErrClosed) {
+		t.Errorf("Reply returned %v", err)
+	}
+	must(t, raw.Close())
+	rep, err := s.returned()
+	if e := incomplete(t, err); len(e.Sockets) != 1 || rep.Sockets[0].Abandoned != 1 || rep.Sockets[0].Failed != 0 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
 func TestTheDrainWaitsForADeferredReplyFromAnyGoroutine(t *testing.T) {
 	r := newTestRunner(t, briefly)
 	router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*")

@@ -550,6 +550,52 @@ func TestAPeerThatGoesInTheMiddleOfAMessageSpoilsNone(t *testing.T) {
 	}
 }
 
+// A PUSH whose peer goes away in the middle of a message has the whole of it sent to the next one, by the same call.
+func TestAMessageWhosePeerGoesInTheMiddleOfItGoesWholeToTheNext(t *testing.T) {
+	const parts, tries = 200_000, 100
+	data := body(10*parts, 1)
+	for arrived, try := 0, 0; arrived < 3; try++ {
+		if try == tries {
+			t.Fatal("no peer went away in the middle of a message, or what was cut off counts as sent")
+		}
+		ctx := newContext(t) // with one peer more that goes away libzmq can go wrong itself, as above
+		push, first, second := newSide(t, ctx, zmq4.PUSH), newSide(t, ctx, zmq4.PULL), newSide(t, ctx, zmq4.PULL)
+		push.join("inproc://next", first)
+		push.tell(message("the turn is the first's"))
+		must(t, second.Connect("inproc://next"))
+		_, err := push.GetEvents() // it hears of the second
+		must(t, err)
+		frames := make([]Frame, parts)
+		for i := range frames {
+			frames[i] = NewFrame(10, i == parts-1)
+		}
+		went := make(chan time.Time, 1)
+		go func() {
+			time.Sleep(2 * time.Millisecond) // in the middle, with luck
+			defer func(now time.Time) { went <- now }(time.Now())
+			first.Close()
+		}()
+		began := time.Now()
+		sent, err := Send(push.Handle, true, frames, data)
+		early := (<-went).Before(began)
+		if err != nil || sent.Messages != 1 {
+			t.Fatalf("%d messages were sent, %v", sent.Messages, err)
+		}
+		// Where the first had all of it, or libzmq has dropped the rest before anybody could know (lb.cpp, pipe_terminated), nothing comes.
+		if events, err := second.GetEvents(); err != nil {
+			t.Fatal(err)
+		} else if events&zmq4.POLLIN == 0 {
+			continue
+		}
+		if got := bytes.Join(second.hear(), nil); !bytes.Equal(got, data) {
+			t.Fatalf("%d bytes arrived, which are not the %d that were sent", len(got), len(data))
+		}
+		if !early {
+			arrived++
+		}
+	}
+}
+
 func TestForwardPassesMessagesOnAndTellsTheirFirstParts(t *testing.T) {
 	for _, endpoint := range transports {
 		for _, firstParts := range []bool{false, true} {
