@@ -241,7 +241,8 @@ func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
 
 // Close closes this socket alone: what is on its outbox is sent as far as libzmq takes it at once (the rest is
 // unsent), and has the socket's linger to leave. What the socket has to read is lost, up to 256 messages that were taken with
-// the one that a handler has among it. The other sockets are served on. While the Runner runs, only an inline handler or a timer may call it. A second Close does nothing.
+// the one that a handler has among it. The other sockets are served on, and this one stays in the report.
+// While the Runner runs, only an inline handler or a timer may call it. A second Close does nothing.
 func (s *Socket) Close() error {
 	if err := s.r.mayTouch(); errors.Is(err, ErrClosed) {
 		return nil // the end of the Runner closed it
