@@ -269,7 +269,7 @@ func TestAHandlerStuckOnAWorkerIsNamedAtTheEndOfTheGrace(t *testing.T) {
 
 func TestAHandlerOnAWorkerThatHeedsItsContextCanStillReply(t *testing.T) {
 	t.Parallel()
-	r := newTestRunner(t, briefly, WithWorkers(2), WithGrace(500*ms))
+	r := newTestRunner(t, briefly, WithWorkers(2), WithGrace(2*time.Second))
 	router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*")
 	began := make(chan struct{}, 1)
 	s := start(t, r, func(ctx context.Context, m *Message) error {
