@@ -6,7 +6,7 @@ require (
 	github.com/go-zeromq/zmq4 v0.17.0
 	github.com/pebbe/zmq4 v1.4.0
 	github.com/zmqgrace/zmqgrace v0.0.0
-	golang.org/x/image v0.30.0
+	github.com/zmqgrace/zmqgrace/internal/plots v0.0.0
 	gonum.org/v1/plot v0.17.0
 )
 
@@ -18,8 +18,11 @@ require (
 	github.com/ajstarks/svgo v0.0.0-20211024235047-1546f124cd8b // indirect
 	github.com/go-zeromq/goczmq/v4 v4.2.2 // indirect
 	github.com/golang/freetype v0.0.0-20170609003504-e2365dfdc4a0 // indirect
+	golang.org/x/image v0.30.0 // indirect
 	golang.org/x/sync v0.16.0 // indirect
 	golang.org/x/text v0.28.0 // indirect
 )
 
 replace github.com/zmqgrace/zmqgrace => ../..
+
+replace github.com/zmqgrace/zmqgrace/internal/plots => ../plots
