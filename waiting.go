@@ -40,31 +40,23 @@ func (r *Runner) forcedBy() string {
 
 func (r *Runner) readyDelay() string { return "the ready delay" }
 
-// silence is what the drain waits for: what is under way, or, if nothing is, quiet.
+// silence is what the drain waits for if nothing is under way.
 func (r *Runner) silence() string {
-	all := r.underWay()
-	if len(all) > 0 {
-		return strings.Join(all, "; ")
-	}
-	all = append(all, "silence")
+	quiet := "silence"
 	for _, s := range r.Report().Sockets {
 		if n := s.Drained + s.Rejected; n > 0 {
-			all = append(all, fmt.Sprintf("socket %q has had %d since the end was asked for", s.Name, n))
+			quiet += fmt.Sprintf("; socket %q has had %d since the end was asked for", s.Name, n)
 		}
 	}
-	return strings.Join(all, "; ")
+	return r.underWay(quiet)
 }
 
-// peers is what Closing waits for.
-func (r *Runner) peers() string {
-	if all := r.underWay(); len(all) > 0 {
-		return strings.Join(all, "; ")
-	}
-	return "peers to take what was sent"
-}
+// peers is what Closing waits for if nothing else is under way.
+func (r *Runner) peers() string { return r.underWay("peers to take what was sent") }
 
-// underWay is what has begun and is not over; of the handlers of a socket, the one that runs longest.
-func (r *Runner) underWay() (all []string) {
+// underWay is what has begun and is not over, otherwise what it is given; of the handlers of a socket, the one that runs longest.
+func (r *Runner) underWay(otherwise string) string {
+	var all []string
 	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
 	longest := map[string]time.Duration{}
 	for _, h := range r.engine.running() {
@@ -94,5 +86,8 @@ func (r *Runner) underWay() (all []string) {
 			add("peers to take %d from socket %q", s.Queued, s.Name)
 		}
 	}
-	return all
+	if len(all) == 0 {
+		return otherwise
+	}
+	return strings.Join(all, "; ")
 }
