@@ -261,6 +261,7 @@ func alone(t *testing.T, wrap ...string) bool {
 
 func init() {
 	children["bind without descriptors"] = bindWithoutDescriptorsAsChild
+	children["new without descriptors"] = newWithoutDescriptorsAsChild
 	predicaments["answer, panic"] = func(ctx context.Context, _ *Runner, _ *Socket, m *Message) error {
 		if err := flood(ctx, m, lastAnswers, 1000); err != nil {
 			return err
@@ -649,6 +650,29 @@ func bindWithoutDescriptorsAsChild() {
 	}
 	none.free()
 	check(r.Close())
+}
+
+// A context needs one. With one or two left, it is its first socket in which libzmq aborts the process (epoll.cpp).
+func TestWithoutADescriptorLeftNewIsAnError(t *testing.T) {
+	t.Parallel()
+	p := startChild(t, "new without descriptors")
+	if said, want := p.expect("New returned"), "zmqgrace: New: context: too many open files"; said != want {
+		t.Errorf("New returned %q, want %q", said, want)
+	}
+	if state, stderr := p.exit(); !state.Success() {
+		t.Errorf("the process ended with %v; its standard error:\n%s", state, stderr)
+	}
+}
+
+func newWithoutDescriptorsAsChild() {
+	none, err := exhaust()
+	check(err)
+	_, err = New(WithSignals())
+	none.free()
+	if !errors.Is(err, zmq4.Errno(syscall.EMFILE)) {
+		check(fmt.Errorf("New returned %w", err))
+	}
+	say("New returned", err)
 }
 
 // A hoard is all the descriptors that the process may have.
