@@ -150,6 +150,7 @@ var composed = []string{
 	"dropped …",
 	"left a backlog unread",
 	"may not have handed over all that was sent when its linger ended",
+	"Term was not back, so that a socket that the Runner does not know may have been left open in its context",
 	"a socket that the Runner does not know was left open in its context: close it before the end, or Adopt it",
 }
 
@@ -160,6 +161,7 @@ var shownBy = map[string]string{
 	"zmqgrace: socket \"…\" was closed behind the Runner's back: use its own Close": "TestASocketClosedBehindTheRunnersBackEndsTheServerWithAnError",
 	"dropped …":             "TestAPeerThatIsFrozenInAnyPhaseCostsASecondAndItsLingerAndIsReported",
 	"left a backlog unread": "TestABacklogThatNobodyEverRanForIsReported",
+	"Term was not back, so that a socket that the Runner does not know may have been left open in its context":  "TestASocketLeftOpenBesideALingerWithoutAnEndIsNamedAsPossible",
 	"a socket that the Runner does not know was left open in its context: close it before the end, or Adopt it": "TestASocketOfTheContextThatNobodyClosesIsALeak",
 }
 

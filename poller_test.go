@@ -658,6 +658,22 @@ func TestASocketOfTheContextThatNobodyClosesIsALeak(t *testing.T) {
 	over(t, "Term", r.loop.termedC)
 }
 
+func TestASocketLeftOpenBesideALingerWithoutAnEndIsNamedAsPossible(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithDrainQuiet(0), WithGrace(time.Second), WithLinger(-1))
+	raw, err := r.Context().NewSocket(zmq4.PUSH)
+	must(t, err)
+	must(t, raw.SetLinger(0))
+	push := connected(t, r, zmq4.PUSH, "ipc://"+filepath.Join(t.TempDir(), "nobody"))
+	must(t, push.Send(context.Background(), []byte("hello")))
+	_, err = start(t, r, nil).end()
+	if e := incomplete(t, err); e.Leaked || !strings.Contains(err.Error(), "Term was not back, so that a socket that the Runner does not know may have been left open") {
+		t.Errorf("Run returned %v", err)
+	}
+	must(t, raw.Close()) // and Term is back
+	over(t, "Term", r.loop.termedC)
+}
+
 // A slow machine does that too: then nobody knows whether the linger was long enough.
 func TestWhatWasSentIsNotCalledHandedOverWhereTermIsNotBackWithinTheGrace(t *testing.T) {
 	t.Parallel()

@@ -97,6 +97,7 @@ type Runner struct {
 	failure  error    // what Run returns even after a complete end
 	overrun  *overrun // nil while the end is in time
 	leaked   bool
+	unsure   bool // something leaked, or lingers
 	expired  bool
 	final    *Report
 	finalErr error
@@ -300,7 +301,8 @@ func (r *Runner) awaitClosed() {
 	defer r.mu.Unlock()
 	r.leaked = closed && !termed && !forced && deadline.Sub(free) >= soon
 	// Where Term is not back, and nothing else explains it, nobody can say that what was sent has left.
-	r.expired = expired || !termed && (forced || closed && !r.leaked && (lingering || r.mayHold()))
+	r.unsure = closed && !termed && !forced && !r.leaked && (lingering || r.mayHold())
+	r.expired = expired || r.unsure || forced && !termed
 }
 
 // mayHold reports whether a socket was closed with something that libzmq had taken and may not have sent. The caller holds the
