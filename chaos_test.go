@@ -1042,9 +1042,12 @@ func (c *chaos) judgeFault(rep Report, err error, incomplete *ShutdownError, wro
 			wrong("a message was never replied to")
 		}
 	case "leak":
-		// Where time ran out before, what is said is who took it; and where little of it was left after the linger, that nobody can say.
-		closing := rep.Phases[len(rep.Phases)-1].Duration
-		unsure := rep.LingerExpired && closing < c.linger+lingerMargin+termSlack/4
+		// Where time ran out before, what is said is who took it; and where little of it was left, that there may be a leak.
+		took := time.Duration(0)
+		for _, p := range rep.Phases[1 : len(rep.Phases)-1] {
+			took += p.Duration
+		}
+		unsure := incomplete != nil && incomplete.maybeLeaked && c.grace-took < termSlack/2
 		if incomplete == nil || !incomplete.Leaked && incomplete.Phase != Draining && !unsure {
 			wrong("a socket leaked")
 		}
