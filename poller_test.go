@@ -372,7 +372,7 @@ func TestTheHardEndCountsWhatItAbandons(t *testing.T) {
 
 func TestAHandlerThatHeedsTheHardEndCanStillReply(t *testing.T) {
 	t.Parallel()
-	r := newTestRunner(t, WithGrace(800*ms))
+	r := newTestRunner(t, WithGrace(2*time.Second))
 	router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*", WithName("front"))
 	inside := make(chan struct{})
 	s := start(t, r, func(ctx context.Context, m *Message) error {
