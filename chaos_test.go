@@ -1047,7 +1047,7 @@ func (c *chaos) judgeFault(rep Report, err error, incomplete *ShutdownError, wro
 		for _, p := range rep.Phases[1 : len(rep.Phases)-1] {
 			took += p.Duration
 		}
-		unsure := incomplete != nil && incomplete.maybeLeaked && c.grace-took < termSlack/2
+		unsure := incomplete != nil && incomplete.unsure && c.grace-took < termSlack/2
 		if incomplete == nil || !incomplete.Leaked && incomplete.Phase != Draining && !unsure {
 			wrong("a socket leaked")
 		}

@@ -384,22 +384,19 @@ func TestARawSocketLeakedInAnyPhaseHoldsTheEndForASecondAndIsReported(t *testing
 	t.Parallel()
 	inPhases(t, func(t *testing.T, phase Phase) {
 		h := hold(t, phase)
-		raw, err := h.Context().NewSocket(zmq4.PUSH)
-		must(t, err)
-		must(t, raw.SetLinger(0))
+		mend := leak(t, h.Runner)
 		if phase == Idle {
 			h.proceed()
 		}
 		asked := time.Now()
-		_, err = h.letGo()
+		_, err := h.letGo()
 		if took := time.Since(asked); took > atOnce {
 			t.Errorf("Run returned after %v", took)
 		}
 		if e := incomplete(t, err); !e.Leaked || e.Phase != Closing {
 			t.Errorf("Run returned %v", err)
 		}
-		must(t, raw.Close())
-		over(t, "Term", h.loop.termedC)
+		mend()
 	}, Idle, Running, Announced, Draining, Closing)
 }
 

@@ -642,53 +642,57 @@ func TestAReplyOfARouterThatWasClosedBehindTheRunnersBackIsUnsent(t *testing.T) 
 	}
 }
 
+// leak leaves a socket open in r's context that r does not know. The function returned closes it, and then Term is back.
+func leak(t testing.TB, r *Runner) (mend func()) {
+	t.Helper()
+	raw := peerIn(t, r.Context(), zmq4.PUSH)
+	return func() {
+		t.Helper()
+		must(t, raw.Close())
+		over(t, "Term", r.loop.termedC)
+	}
+}
+
 func TestASocketOfTheContextThatNobodyClosesIsALeak(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly, WithGrace(time.Second), WithLinger(0))
-	raw, err := r.Context().NewSocket(zmq4.PUSH)
-	must(t, err)
-	must(t, raw.SetLinger(0))
+	mend := leak(t, r)
 	s := start(t, r, nil)
 	asked := time.Now()
-	_, err = s.end()
+	_, err := s.end()
 	if e := incomplete(t, err); !e.Leaked || e.Phase != Closing || time.Since(asked) > 1250*ms {
 		t.Errorf("Run returned %v after %v", err, time.Since(asked))
 	}
-	must(t, raw.Close()) // and Term is back
-	over(t, "Term", r.loop.termedC)
+	mend()
+}
+
+// lingerBesideALeak is how a Runner ends that has sent something to nobody, with a socket left open in its context.
+func lingerBesideALeak(t testing.TB, opts ...Option) (*Socket, error) {
+	t.Helper()
+	r := newTestRunner(t, append(opts, WithDrainQuiet(0))...)
+	mend := leak(t, r)
+	push := connected(t, r, zmq4.PUSH, "ipc://"+filepath.Join(t.TempDir(), "nobody"))
+	must(t, push.Send(context.Background(), []byte("hello")))
+	_, err := start(t, r, nil).end()
+	mend()
+	return push, err
 }
 
 func TestASocketLeftOpenBesideALingerWithoutAnEndIsNamedAsPossible(t *testing.T) {
 	t.Parallel()
-	r := newTestRunner(t, WithDrainQuiet(0), WithGrace(time.Second), WithLinger(-1))
-	raw, err := r.Context().NewSocket(zmq4.PUSH)
-	must(t, err)
-	must(t, raw.SetLinger(0))
-	push := connected(t, r, zmq4.PUSH, "ipc://"+filepath.Join(t.TempDir(), "nobody"))
-	must(t, push.Send(context.Background(), []byte("hello")))
-	_, err = start(t, r, nil).end()
+	_, err := lingerBesideALeak(t, WithGrace(time.Second), WithLinger(-1))
 	if e := incomplete(t, err); e.Leaked || !strings.Contains(err.Error(), "Term was not back, so that a socket that the Runner does not know may have been left open") {
 		t.Errorf("Run returned %v", err)
 	}
-	must(t, raw.Close()) // and Term is back
-	over(t, "Term", r.loop.termedC)
 }
 
 // A slow machine does that too: then nobody knows whether the linger was long enough.
 func TestWhatWasSentIsNotCalledHandedOverWhereTermIsNotBackWithinTheGrace(t *testing.T) {
 	t.Parallel()
-	r := newTestRunner(t, WithDrainQuiet(0), WithGrace(forcedWait*4/5)) // too short to say that a socket was leaked
-	raw, err := r.Context().NewSocket(zmq4.PUSH)
-	must(t, err)
-	must(t, raw.SetLinger(0))
-	push := connected(t, r, zmq4.PUSH, "ipc://"+filepath.Join(t.TempDir(), "nobody"))
-	must(t, push.Send(context.Background(), []byte("hello")))
-	_, err = start(t, r, nil).end()
-	if e := incomplete(t, err); e.Leaked || !r.Report().LingerExpired || !strings.Contains(err.Error(), push.Name()) {
+	push, err := lingerBesideALeak(t, WithGrace(forcedWait*4/5)) // too short to say that a socket was leaked
+	if e := incomplete(t, err); e.Leaked || !push.r.Report().LingerExpired || !strings.Contains(err.Error(), push.Name()) {
 		t.Errorf("Run returned %v", err)
 	}
-	must(t, raw.Close()) // and Term is back
-	over(t, "Term", r.loop.termedC)
 }
 
 func TestAHandlerInABlockingRawSendIsFreedAtTheEnd(t *testing.T) {

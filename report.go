@@ -52,7 +52,7 @@ type ShutdownError struct {
 	Leaked  bool             // Term still waits for a socket made in the context that the Runner never saw
 	Err     error            // context.DeadlineExceeded, or ErrForced
 
-	maybeLeaked bool // Term was not back, and what lingered may be why
+	unsure bool // whether Leaked, or what lingered kept Term
 }
 
 // A RunningHandler is a handler, or other function of the user, that did not return before the end of the drain.
@@ -82,7 +82,7 @@ func (e *ShutdownError) Error() string {
 	if e.Leaked {
 		b.WriteString("; a socket that the Runner does not know was left open in its context: close it before the end, or Adopt it")
 	}
-	if e.maybeLeaked {
+	if e.unsure {
 		b.WriteString("; Term was not back, so that a socket that the Runner does not know may have been left open in its context")
 	}
 	return b.String()
@@ -280,7 +280,7 @@ func (r *Runner) freeze() error {
 		s.shutOutbox() // also where the loop is not back to do it
 	}
 	rep := r.snapshot()
-	verdict := &ShutdownError{Phase: Closing, Leaked: r.leaked, maybeLeaked: r.unsure, Err: context.DeadlineExceeded}
+	verdict := &ShutdownError{Phase: Closing, Leaked: r.leaked, unsure: r.unsure, Err: context.DeadlineExceeded}
 	for i := range rep.Sockets {
 		s := &rep.Sockets[i]
 		// A loop that is not back has handlers that did not return and outboxes that nobody will send.

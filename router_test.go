@@ -206,26 +206,21 @@ func TestWhatARouterHoldsForASocketOfItsOwnRunnerIsHandledBeforeTheEnd(t *testin
 	t.Parallel()
 	const n = 100
 	r := newTestRunner(t, WithDrainQuiet(0))
-	router, err := r.NewSocket(zmq4.ROUTER)
-	must(t, err)
-	must(t, router.Raw().SetSndhwm(1))
+	router := marked(t, r, zmq4.ROUTER, 1)
 	must(t, router.Bind("inproc://front"))
 	router.Handle(func(context.Context, *Message) error { return nil })
 	dealer, err := r.NewSocket(zmq4.DEALER)
 	must(t, err)
-	must(t, dealer.Raw().SetRcvhwm(1))
-	must(t, dealer.Raw().SetIdentity("stage"))
-	must(t, dealer.Connect("inproc://front"))
+	must(t, errors.Join(dealer.Raw().SetRcvhwm(1), dealer.Raw().SetIdentity("stage"), dealer.Connect("inproc://front")))
 	handled := 0
 	dealer.Handle(func(context.Context, *Message) error { handled++; return nil })
-	sent := false
+	left := n
 	r.Every(ms, func(ctx context.Context) error { // which never waits for room
-		for i := 0; i < n && !sent; i++ {
+		for ; left > 0; left-- {
 			if err := router.Send(ctx, []byte("stage"), []byte("x")); err != nil {
 				return err
 			}
 		}
-		sent = true
 		return r.Shutdown(ctx)
 	})
 	if err := r.Run(context.Background(), nil); handled != n || err != nil {

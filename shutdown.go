@@ -97,8 +97,8 @@ type Runner struct {
 	failure  error    // what Run returns even after a complete end
 	overrun  *overrun // nil while the end is in time
 	leaked   bool
-	unsure   bool // something leaked, or lingers
 	expired  bool
+	unsure   bool // whether Term waits for a leak or for what lingers
 	final    *Report
 	finalErr error
 }
@@ -299,9 +299,10 @@ func (r *Runner) awaitClosed() {
 	expired := termed && r.engine.expired()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.leaked = closed && !termed && !forced && deadline.Sub(free) >= soon
+	kept := closed && !termed && !forced // by a socket
+	r.leaked = kept && deadline.Sub(free) >= soon
 	// Where Term is not back, and nothing else explains it, nobody can say that what was sent has left.
-	r.unsure = closed && !termed && !forced && !r.leaked && (lingering || r.mayHold())
+	r.unsure = kept && !r.leaked && (lingering || r.mayHold())
 	r.expired = expired || r.unsure || forced && !termed
 }
 
