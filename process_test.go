@@ -40,6 +40,7 @@ type service struct {
 	Deaf      bool   // WithSignals()
 	Stay      bool   // go on living when Run has returned
 	HookPanic string // the phase in which the phase hook panics
+	HookInt   string // the phase in which it sends SIGINT to the process
 }
 
 const serviceVariable = "ZMQGRACE_TEST_SERVICE"
@@ -47,8 +48,11 @@ const serviceVariable = "ZMQGRACE_TEST_SERVICE"
 func (c service) options() []Option {
 	opts := []Option{WithPhaseHook(func(p Phase) {
 		say("phase", p)
-		if p.String() == c.HookPanic {
+		switch p.String() {
+		case c.HookPanic:
 			phaseHookThatPanics()
+		case c.HookInt:
+			interruptOneself()
 		}
 	})}
 	for _, o := range []struct {
@@ -154,8 +158,7 @@ var predicaments = map[string]func(ctx context.Context, r *Runner, lonely *Socke
 	"signal when cancelled": func(ctx context.Context, _ *Runner, _ *Socket, _ *Message) error {
 		say("waiting")
 		<-ctx.Done()
-		syscall.Kill(os.Getpid(), syscall.SIGINT)
-		time.Sleep(time.Minute)
+		interruptOneself()
 		return nil
 	},
 	"panic": func(context.Context, *Runner, *Socket, *Message) error { return handlerThatPanics() },
@@ -172,6 +175,13 @@ func flood(ctx context.Context, m *Message, count, size int) error {
 		}
 	}
 	return nil
+}
+
+// interruptOneself says so if the process survives it. The signal goes to any of the threads, so death takes a moment.
+func interruptOneself() {
+	syscall.Kill(os.Getpid(), syscall.SIGINT)
+	time.Sleep(patience / 4)
+	say("survived")
 }
 
 func handlerThatPanics() error { panic("as the test asked") }

@@ -140,16 +140,29 @@ func TestCloseDoesWithoutASignalWhatTheSecondDoes(t *testing.T) {
 	s.diedOf(syscall.SIGINT)
 }
 
+// The third comes while Run ends at once: from a handler that sees its context cancelled, or from the phase hook.
 func TestASignalDuringAForcedEndHasItsDefaultEffect(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, service{})
-	_, err := dial(t, zmq4.DEALER, s.endpoint).Send("signal when cancelled", 0)
-	must(t, err)
-	s.expect("waiting")
-	s.signal(syscall.SIGINT)
-	s.reach(Draining)
-	s.signal(syscall.SIGINT)
-	s.diedOf(syscall.SIGINT)
+	ends := append([]lastingEnd{
+		{name: "Draining, in a handler", phase: Draining, request: "signal when cancelled", word: "waiting"},
+	}, lastingEnds...)
+	for _, end := range ends {
+		t.Run(end.name, func(t *testing.T) {
+			t.Parallel()
+			if end.word != "waiting" {
+				end.service.HookInt = "Done"
+			}
+			s := end.begin(t)
+			s.signal(syscall.SIGINT)
+			s.reach(end.phase)
+			s.signal(syscall.SIGINT)
+			for line := range s.lines {
+				if line == "survived" {
+					t.Error("the third signal did not end the process")
+				}
+			}
+			s.diedOf(syscall.SIGINT)
+		})
+	}
 }
 
 func TestSignalsHaveTheirDefaultEffectBeforeAndAfterRun(t *testing.T) {
