@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -32,6 +33,7 @@ type held struct {
 	lonely  *Socket       // PUSH: what is sent here holds up the flush until somebody takes it
 	errands chan errand
 	did     chan struct{}
+	answers int    // to the client
 	before  func() // is called while it runs, if the phase is a later one
 }
 
@@ -197,6 +199,7 @@ func (h *held) serves() {
 	if got := request(h.t, h.client, "hello"); got[0] != "hello" {
 		h.t.Errorf("the answer is %q", got)
 	}
+	h.answers++
 	if got := h.Phase(); got != h.phase && h.phase != Idle {
 		h.t.Errorf("the phase is %v by now, not %v", got, h.phase)
 	}
@@ -380,6 +383,46 @@ func TestAHandlerThatGetsStuckInAnyPhaseIsNamedWhenTheGraceIsOver(t *testing.T) 
 	}, Running, Announced, Draining)
 }
 
+func TestNoHandlerBeginsInClosing(t *testing.T) {
+	t.Parallel()
+	for _, workers := range []int{0, 1} {
+		t.Run(fmt.Sprint(workers, " workers"), func(t *testing.T) {
+			t.Parallel()
+			h := prepareHeld(t, Running, WithGrace(time.Second), WithWorkers(workers))
+			h.delayed.errand = make(chan struct{})
+			var begun atomic.Int32
+			inside := make(chan struct{})
+			tell(t, h.client, "the last that is handled")
+			tell(t, h.client, "in its batch")
+			until(t, "they are there", func() bool { return readable(h.front.raw) })
+			go func() {
+				h.result <- h.Run(context.Background(), func(ctx context.Context, m *Message) error {
+					if begun.Add(1) > 1 {
+						return m.Reply()
+					}
+					close(inside)
+					<-ctx.Done()
+					defer close(h.delayed.errand)
+					h.reach(Closing)
+					if workers == 0 { // the socket is this goroutine's
+						until(t, "there is one more", func() bool { return readable(m.Socket.raw) })
+					}
+					return nil
+				})
+			}()
+			over(t, "the handler runs", inside)
+			tell(t, h.client, "one more")
+			rep, err := h.end()
+			if e := incomplete(t, err); len(e.Running) != 1 {
+				t.Errorf("Run returned %v", err)
+			}
+			if n := begun.Load(); n != 1 || workers == 0 && rep.Sockets[0].Abandoned != 2 {
+				t.Errorf("%d handlers began, the report is %v", n, rep)
+			}
+		})
+	}
+}
+
 func TestARawSocketLeakedInAnyPhaseHoldsTheEndForASecondAndIsReported(t *testing.T) {
 	t.Parallel()
 	inPhases(t, func(t *testing.T, phase Phase) {
@@ -438,6 +481,21 @@ func TestASocketClosedBehindTheRunnersBackInAnyPhaseIsNamed(t *testing.T) {
 			t.Errorf("the report is %v", rep)
 		}
 	}, Idle, Running, Announced, Draining, Closing)
+
+	t.Run("Closing, while it owes", func(t *testing.T) {
+		h := holdAtErrand(t, Closing, func(ctx context.Context, m *Message) error {
+			for _, s := range m.Socket.r.allSockets() {
+				if s.name == "lonely" {
+					return errors.Join(s.Send(ctx, []byte("for nobody")), s.Raw().Close())
+				}
+			}
+			return errors.New("there is no socket of that name")
+		})
+		rep, err := h.letGo()
+		if err == nil || !strings.Contains(err.Error(), `"lonely" was closed behind the Runner's back`) || rep.Sockets[1].Unsent != 1 {
+			t.Errorf("Run returned %v, the report is %v", err, rep)
+		}
+	})
 }
 
 func TestSomebodyElsesTermInAnyPhaseEndsTheServerAtOnceWithAnError(t *testing.T) {
@@ -559,7 +617,7 @@ func TestWithoutADescriptorLeftTheServerServesOnAndEnds(t *testing.T) {
 			extra, err := h.NewSocket(zmq4.PUSH, WithName("extra"))
 			must(t, err)
 			fails := func(r *Runner) {
-				defer withoutDescriptors(t).free()
+				none := withoutDescriptors(t)
 				if _, err := r.NewSocket(zmq4.PUSH); !errors.Is(err, zmq4.Errno(syscall.EMFILE)) {
 					t.Errorf("NewSocket returned %v", err)
 				}
@@ -569,6 +627,9 @@ func TestWithoutADescriptorLeftTheServerServesOnAndEnds(t *testing.T) {
 						t.Errorf("Bind of %s returned %v", endpoint, err)
 					}
 				}
+				none.free()
+				another, err := r.NewSocket(zmq4.PUSH)
+				must(t, errors.Join(err, another.Bind("tcp://*:*"), another.Close(), extra.Bind(ownPath(t))))
 			}
 			if phase == Idle {
 				fails(h.Runner)
@@ -670,6 +731,9 @@ func newWithoutDescriptorsAsChild() {
 		check(fmt.Errorf("New returned %w", err))
 	}
 	say("New returned", err)
+	r, err := New(WithSignals())
+	check(err)
+	check(r.Close())
 }
 
 // A hoard is all the descriptors that the process may have.
