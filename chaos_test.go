@@ -122,16 +122,16 @@ type chaos struct {
 	living  sync.WaitGroup
 	pending atomic.Int64 // handlers, replies that were deferred, and whatever else goes on by itself, also after Run returned
 
-	served    atomic.Int64 // messages that handlers saw
-	fateful   int64        // the number of the one that the fault or ErrStop befalls
-	struck    atomic.Bool  // it did
-	oversleep atomic.Int64 // the longest that a goroutine slept too long
-	asked     chan time.Time
-	moment    time.Duration // when the end is asked for
-	force     time.Duration // Close this long after the end was asked for; 0: never
-	restless  bool          // clients never pause
-	spoiled   bool          // one of the peers misbehaves
-	leak      *zmq4.Socket
+	served   atomic.Int64 // messages that handlers saw
+	fateful  int64        // the number of the one that the fault or ErrStop befalls
+	struck   atomic.Bool  // it did
+	clock    stallWatch
+	asked    chan time.Time
+	moment   time.Duration // when the end is asked for
+	force    time.Duration // Close this long after the end was asked for; 0: never
+	restless bool          // clients never pause
+	spoiled  bool          // one of the peers misbehaves
+	leak     *zmq4.Socket
 }
 
 // A station is a part of the topology: sockets of the Runner's, and the peers around them.
@@ -255,7 +255,7 @@ func (c *chaos) play() {
 	go func() { result <- c.r.Run(ctx, nil) }()
 	var watching sync.WaitGroup
 	watching.Go(c.watchAccounts)
-	watching.Go(c.watchClock)
+	watching.Go(func() { c.clock.watch(c.ended) })
 	for _, p := range c.peers {
 		c.living.Add(1)
 		go p.live()
@@ -957,19 +957,8 @@ func (c *chaos) watchAccounts() {
 	}
 }
 
-// watchClock sees how long the machine stands still.
-func (c *chaos) watchClock() {
-	for !isClosed(c.ended) {
-		begin := time.Now()
-		time.Sleep(5 * ms)
-		if over := int64(time.Since(begin) - 5*ms); over > c.oversleep.Load() {
-			c.oversleep.Store(over)
-		}
-	}
-}
-
 // stalled reports whether a pause of the machine can have looked like a pause of the clients.
-func (c *chaos) stalled() bool { return time.Duration(c.oversleep.Load()) > chaosQuiet/3 }
+func (c *chaos) stalled() bool { return c.clock.longest() > chaosQuiet/3 }
 
 // judge holds the end to the promises.
 func (c *chaos) judge(rep Report, err error, took time.Duration) {
@@ -986,7 +975,7 @@ func (c *chaos) judge(rep Report, err error, took time.Duration) {
 	} else if c.force > 0 {
 		budget = min(budget, c.force)
 	}
-	if still := time.Duration(c.oversleep.Load()); took > budget+chaosSlack+still {
+	if still := c.clock.longest(); took > budget+chaosSlack+still {
 		wrong("Run took longer than %v and the slack; the machine stood still for at most %v", budget, still)
 	}
 	if rep.Cause == nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -41,6 +42,7 @@ type process struct {
 	*exec.Cmd
 	t      testing.TB
 	name   string
+	in     io.Writer
 	lines  chan string
 	stderr strings.Builder
 }
@@ -53,11 +55,12 @@ func startChild(t testing.TB, name string, env ...string) *process {
 	race := "GORACE=atexit_sleep_ms=0 " + os.Getenv("GORACE")
 	p.Env = append(append(os.Environ(), childVariable+"="+name, race), env...)
 	p.Stderr = &p.stderr
+	in, err := p.StdinPipe()
+	must(t, err)
+	p.in = in
 	out, err := p.StdoutPipe()
-	if err == nil {
-		err = p.Start()
-	}
-	if err != nil {
+	must(t, err)
+	if err := p.Start(); err != nil {
 		t.Fatalf("start child %q: %v", name, err)
 	}
 	t.Cleanup(func() {
@@ -99,6 +102,14 @@ func (p *process) exitText() string {
 	return p.stderr.String()
 }
 
+// order writes a line for the child to read. A child that is frozen finds it when it goes on.
+func (p *process) order(line string) {
+	p.t.Helper()
+	if _, err := fmt.Fprintln(p.in, line); err != nil {
+		p.t.Fatalf("order %q to child %q: %v", line, p.name, err)
+	}
+}
+
 // signal sends s to the child.
 func (p *process) signal(s os.Signal) {
 	p.t.Helper()
@@ -120,6 +131,22 @@ func (p *process) exit() (*os.ProcessState, string) {
 	}
 	return p.ProcessState, p.stderr.String()
 }
+
+// A stallWatch sees how long the machine stands still, so that a test can tell that from a server that does.
+type stallWatch struct{ worst atomic.Int64 }
+
+// watch watches until over is closed.
+func (w *stallWatch) watch(over <-chan struct{}) {
+	const nap = 5 * ms
+	for !isClosed(over) {
+		begin := time.Now()
+		time.Sleep(nap)
+		w.worst.Store(max(w.worst.Load(), int64(time.Since(begin)-nap)))
+	}
+}
+
+// longest is the longest that a goroutine has slept too long.
+func (w *stallWatch) longest() time.Duration { return time.Duration(w.worst.Load()) }
 
 // quietLog keeps the phases out of the tests' output.
 var quietLog = WithLogger(slog.New(slog.DiscardHandler))

@@ -1,6 +1,7 @@
 package zmqgrace
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,7 +24,7 @@ import (
 
 func init() {
 	children["server"] = serveAsChild
-	children["frozen client"] = neverReadAsChild
+	children["frozen client"] = reluctantAsChild
 }
 
 // service says what the child program "server" serves, and how. What is zero has the default.
@@ -329,8 +330,9 @@ func ownPath(t testing.TB) string {
 	return "ipc://" + filepath.Join(dir, "s")
 }
 
-// neverReadAsChild is a client that sends one request, named by the environment, and never reads.
-func neverReadAsChild() {
+// reluctantAsChild is a client that sends one request, named by the environment, and reads nothing before it is ordered to. Ordered
+// again, it says how many messages it has read.
+func reluctantAsChild() {
 	ctx, err := zmq4.NewContext()
 	check(err)
 	s, err := ctx.NewSocket(zmq4.DEALER)
@@ -338,11 +340,24 @@ func neverReadAsChild() {
 	check(errors.Join(s.SetRcvhwm(1), s.Connect(os.Getenv("ZMQGRACE_TEST_ENDPOINT"))))
 	_, err = s.Send(os.Getenv("ZMQGRACE_TEST_REQUEST"), 0)
 	check(err)
+	orders := bufio.NewScanner(os.Stdin)
+	if orders.Scan() {
+		enough := make(chan struct{})
+		go func() { orders.Scan(); close(enough) }()
+		check(s.SetRcvtimeo(50 * ms))
+		read := 0
+		for !isClosed(enough) {
+			if _, err := s.RecvBytes(0); err == nil {
+				read++
+			}
+		}
+		say("read", read)
+	}
 	time.Sleep(2 * patience)
 	runtime.KeepAlive(s)
 }
 
-// startFrozenClient starts a client process that will never read the answers to its one request.
+// startFrozenClient starts a client process that does not read the answers to its one request, unless ordered to.
 func startFrozenClient(t testing.TB, endpoint, request string) *process {
 	t.Helper()
 	return startChild(t, "frozen client", "ZMQGRACE_TEST_ENDPOINT="+endpoint, "ZMQGRACE_TEST_REQUEST="+request)
