@@ -144,7 +144,9 @@ var composed = []string{
 	"zmqgrace: ended by signal: …",
 	"zmqgrace: incomplete end, seen while …: …",
 	"a handler of socket \"…\" was still running after …",
-	"a timer or Go function was still running after …",
+	"the Goodbye of socket \"…\" was still running after …",
+	"a timer was still running after …",
+	"a Go function was still running after …",
 	"abandoned …",
 	"could not send …",
 	"dropped …",
@@ -311,18 +313,35 @@ func unconnected(t *testing.T, r *Runner) {
 	must(t, push.Send(context.Background(), []byte("x")))
 }
 
-func stuckHandler(t *testing.T, r *Runner) {
+// stuck is what does not return before the end of the test.
+func stuck(t *testing.T) func() {
 	freed := make(chan struct{})
 	t.Cleanup(func() { close(freed) })
+	return func() { <-freed }
+}
+
+func stuckHandler(t *testing.T, r *Runner) {
+	wait := stuck(t)
 	pull := bound(t, r, zmq4.PULL, "inproc://x")
-	pull.Handle(func(context.Context, *Message) error { <-freed; return nil })
+	pull.Handle(func(context.Context, *Message) error { wait(); return nil })
 	must(t, connected(t, r, zmq4.PUSH, "inproc://x").Send(context.Background(), []byte("x")))
 }
 
 func stuckGoFunction(t *testing.T, r *Runner) {
-	freed := make(chan struct{})
-	t.Cleanup(func() { close(freed) })
-	r.Go(func(context.Context) error { <-freed; return nil })
+	wait := stuck(t)
+	r.Go(func(context.Context) error { wait(); return nil })
+}
+
+func stuckTimer(t *testing.T, r *Runner) {
+	wait := stuck(t)
+	inside := make(chan struct{})
+	r.Every(ms, func(context.Context) error { close(inside); wait(); return nil })
+	r.Go(func(context.Context) error { <-inside; return nil }) // or the end is over before
+}
+
+func stuckGoodbye(t *testing.T, r *Runner) {
+	wait := stuck(t)
+	bound(t, r, zmq4.PUSH, "inproc://y", WithGoodbye(func(context.Context, *Socket) error { wait(); return nil }))
 }
 
 // noReply is what is logged.
@@ -529,10 +548,12 @@ var occasions = map[string]func(t *testing.T) error{
 	"zmqgrace: closed":              again,
 	"zmqgrace: the outbox is full":  fullOutbox,
 
-	"zmqgrace: ended by signal: …":                        endedBySignal,
-	"zmqgrace: incomplete end, seen while …: …":           ending(unheard, WithLinger(10*time.Millisecond)),
-	"a handler of socket \"…\" was still running after …": ending(stuckHandler, short),
-	"a timer or Go function was still running after …":    ending(stuckGoFunction, short),
+	"zmqgrace: ended by signal: …":                          endedBySignal,
+	"zmqgrace: incomplete end, seen while …: …":             ending(unheard, WithLinger(10*time.Millisecond)),
+	"a handler of socket \"…\" was still running after …":   ending(stuckHandler, short),
+	"the Goodbye of socket \"…\" was still running after …": ending(stuckGoodbye, short),
+	"a timer was still running after …":                     ending(stuckTimer, short),
+	"a Go function was still running after …":               ending(stuckGoFunction, short),
 	"abandoned …":      ending(stuckHandler, short),
 	"could not send …": ending(unconnected, WithLinger(10*time.Millisecond)),
 	"may not have handed over all that was sent when its linger ended": ending(unheard, WithLinger(10*time.Millisecond)),

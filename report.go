@@ -57,9 +57,24 @@ type ShutdownError struct {
 
 // A RunningHandler is a handler, or other function of the user, that did not return before the end of the drain.
 type RunningHandler struct {
-	Socket    string        // name of the socket where its message arrived; empty for a timer and a Go function
+	Socket    string        // name of the socket where its message arrived, or whose Goodbye it is; empty for a timer and a Go function
 	RoutingID string        // of the peer, in hex; empty but for ROUTER
 	For       time.Duration // how long it had been running
+
+	routine bool // a Go or Goodbye function
+}
+
+// who names it.
+func (h RunningHandler) who() string {
+	switch {
+	case h.routine && h.Socket == "":
+		return "a Go function"
+	case h.routine:
+		return fmt.Sprintf("the Goodbye of socket %q", h.Socket)
+	case h.Socket == "":
+		return "a timer"
+	}
+	return fmt.Sprintf("a handler of socket %q", h.Socket)
 }
 
 // Error names what was left, and where.
@@ -67,11 +82,7 @@ func (e *ShutdownError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "zmqgrace: incomplete end, seen while %v: %v", e.Phase, e.Err)
 	for _, h := range e.Running {
-		what := "a timer or Go function"
-		if h.Socket != "" {
-			what = fmt.Sprintf("a handler of socket %q", h.Socket)
-		}
-		fmt.Fprintf(&b, "; %s was still running after %v", what, h.For.Round(time.Millisecond))
+		fmt.Fprintf(&b, "; %s was still running after %v", h.who(), h.For.Round(time.Millisecond))
 		if h.RoutingID != "" {
 			fmt.Fprintf(&b, " (routing id %s)", h.RoutingID)
 		}

@@ -120,7 +120,7 @@ func (g *routines) report() (running []RunningHandler) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, it := range g.running {
-		running = append(running, RunningHandler{Socket: it.socket, For: time.Since(it.since)})
+		running = append(running, RunningHandler{Socket: it.socket, For: time.Since(it.since), routine: true})
 	}
 	return running
 }

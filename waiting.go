@@ -3,6 +3,7 @@ package zmqgrace
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,36 +55,26 @@ func (r *Runner) silence() string {
 // peers is what Closing waits for if nothing else is under way.
 func (r *Runner) peers() string { return r.underWay("peers to take what was sent") }
 
-// underWay is what has begun and is not over, otherwise what it is given; of the handlers of a socket, the one that runs longest.
+// underWay is what has begun and is not over, otherwise what it is given; of several of a kind, the one that runs longest.
 func (r *Runner) underWay(otherwise string) string {
 	var all []string
 	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
-	longest := map[string]time.Duration{}
-	for _, h := range r.engine.running() {
-		longest[h.Socket] = max(longest[h.Socket], h.For)
-	}
-	if d, ok := longest[""]; ok {
-		add("a timer, for %v", d.Round(time.Millisecond))
-	}
-	for _, h := range r.routines.report() {
-		what := "a Go function"
-		if h.Socket != "" {
-			what = fmt.Sprintf("the Goodbye of socket %q", h.Socket)
-		}
-		add("%s, for %v", what, h.For.Round(time.Millisecond))
-	}
 	for _, s := range r.Report().Sockets {
 		if s.InFlight > 0 {
 			add("%d in flight on socket %q", s.InFlight, s.Name)
-		}
-		if d, ok := longest[s.Name]; ok {
-			add("a handler of socket %q, for %v", s.Name, d.Round(time.Millisecond))
 		}
 		if s.Type == zmq4.REQ && s.Sent > s.Received {
 			add("an answer to socket %q", s.Name)
 		}
 		if s.Queued > 0 {
 			add("peers to take %d from socket %q", s.Queued, s.Name)
+		}
+	}
+	var named []string
+	for _, h := range append(r.engine.running(), r.routines.report()...) {
+		if who := h.who(); !slices.Contains(named, who) {
+			named = append(named, who)
+			add("%s, for %v", who, h.For.Round(time.Millisecond))
 		}
 	}
 	if len(all) == 0 {
