@@ -212,6 +212,18 @@ func TestABlockedSendEndsWhenTheFlushBegins(t *testing.T) {
 	}
 }
 
+func TestNothingMoreIsTakenInTheFlush(t *testing.T) {
+	t.Parallel()
+	h := hold(t, Closing) // as long as nobody takes what lonely owes
+	for _, s := range []*Socket{h.lonely, h.front} {
+		until(t, "Send is refused", func() bool { return errors.Is(s.Send(t.Context(), frames("id", "x")...), ErrClosed) })
+	}
+	if p := h.Phase(); p != Closing {
+		t.Errorf("the phase is %v by then", p)
+	}
+	h.letGoComplete()
+}
+
 func TestAFullOutboxPausesOnlyThoseWhoFillIt(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly)
