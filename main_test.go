@@ -145,6 +145,9 @@ func (w *stallWatch) watch(over <-chan struct{}) {
 	}
 }
 
+// restart forgets what was before.
+func (w *stallWatch) restart() { w.worst.Store(0) }
+
 // longest is the longest that a goroutine has slept too long.
 func (w *stallWatch) longest() time.Duration { return time.Duration(w.worst.Load()) }
 

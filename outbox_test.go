@@ -603,7 +603,7 @@ func TestAHandlerNeverBlocksHoweverMuchItSends(t *testing.T) {
 
 func TestASlowSubscriberLosesMessagesWhileRunningAndHoldsNobody(t *testing.T) {
 	t.Parallel()
-	r := newTestRunner(t, briefly, WithLinger(100*ms))
+	r := newTestRunner(t, briefly)
 	pub := marked(t, r, zmq4.PUB, 5)
 	must(t, pub.Bind("tcp://127.0.0.1:*"))
 	subscriber := func(hwm int) *zmq4.Socket {
@@ -650,7 +650,8 @@ func TestASlowSubscriberLosesMessagesWhileRunningAndHoldsNobody(t *testing.T) {
 	if got == 0 || got >= count {
 		t.Errorf("the slow one got %d of %d", got, count)
 	}
-	if c := s.ended().Sockets[0]; c.Dropped+c.Unsent+c.Unroutable != 0 { // libzmq does not say
+	// By then it has read all there was, so the end is complete. libzmq does not say what is missing.
+	if c := s.ended().Sockets[0]; c.Dropped+c.Unsent+c.Unroutable != 0 {
 		t.Errorf("the report is %+v", c)
 	}
 }

@@ -2,6 +2,7 @@ package zmqgrace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,9 +25,13 @@ type debtor struct {
 
 const debt = 3000 // messages
 
-// owe has the front's handler answer the peer's one request with 48 MB, which the peer does not read.
+// owe has the front's handler answer the peer's one request with 48 MB, which the peer does not read unless it is ordered to. Nothing
+// is sent before the handler returns.
 func (d *debtor) owe(ctx context.Context, m *Message) error {
-	d.since = time.Now()
+	defer func() {
+		d.since = time.Now()
+		d.clock.restart()
+	}()
 	return flood(ctx, m, debt, 16<<10)
 }
 
@@ -55,10 +60,13 @@ func indebted(t *testing.T, h *held, start func(h *held) *process) *debtor {
 	return d
 }
 
-func neverReads(h *held) *process { return startFrozenClient(h.t, h.front.Endpoint(), "a request") }
+func reluctant(h *held) *process { return startFrozenClient(h.t, h.front.Endpoint(), "a request") }
+
+// late reports whether that is more than so much, on a machine that does not stand still.
+func (d *debtor) late(took, most time.Duration) bool { return took > most+2*d.clock.longest() }
 
 // outlives has the Runner go on after the fault, serve another client, and end in time.
-func (d *debtor) outlives() (Report, error) {
+func (d *debtor) outlives(most time.Duration) (Report, error) {
 	d.t.Helper()
 	if d.phase == Idle {
 		d.errands <- d.owe
@@ -73,8 +81,8 @@ func (d *debtor) outlives() (Report, error) {
 	rep, err := d.letGo()
 	took := time.Since(asked)
 	d.t.Logf("Run returned after %v: %v; %v", took.Round(time.Millisecond), err, rep)
-	if took > atOnce {
-		d.t.Errorf("Run returned after %v", took)
+	if d.late(took, most) {
+		d.t.Errorf("Run returned after %v, the machine stood still for %v", took, d.clock.longest())
 	}
 	front := rep.Sockets[0]
 	if sum := front.Sent + front.Unroutable + front.Dropped + front.Unsent; sum != debt+d.answers {
@@ -83,7 +91,8 @@ func (d *debtor) outlives() (Report, error) {
 	return rep, err
 }
 
-// servesMeanwhile fails the test if the peer holds up the others: if nobody else is answered while it is waited for.
+// servesMeanwhile fails the test if the peer is waited for longer than it may, or holds up the others: if nobody else is answered
+// meanwhile.
 func (d *debtor) servesMeanwhile() {
 	d.t.Helper()
 	answered := 0
@@ -93,8 +102,12 @@ func (d *debtor) servesMeanwhile() {
 			answered++
 		}
 	}
-	if c := d.front.report(); c.Dropped > 0 && answered == 0 && d.clock.longest() < peerPatience/4 {
+	waited, c := time.Since(d.since), d.front.report()
+	if c.Dropped > 0 && answered == 0 && d.clock.longest() < peerPatience/4 {
 		d.t.Errorf("nobody was answered while the peer was waited for: %+v", c)
+	}
+	if d.late(waited, 2*peerPatience) || c.Dropped > 0 && waited < peerPatience {
+		d.t.Errorf("the peer was waited for for %v", waited)
 	}
 }
 
@@ -107,17 +120,18 @@ func (d *debtor) isWaitedFor() bool {
 func TestAPeerThatIsKilledInAnyPhaseIsUnroutableAndHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	inPhases(t, func(t *testing.T, phase Phase) {
-		d := indebted(t, prepareHeld(t, phase), neverReads)
+		d := indebted(t, prepareHeld(t, phase), reluctant)
 		d.peer.signal(syscall.SIGKILL)
 		d.peer.exit()
 		inTime := phase == Idle || time.Since(d.since) < peerPatience/2
-		rep, err := d.outlives()
+		rep, err := d.outlives(heldLinger * 3 / 4)
 		front := rep.Sockets[0]
-		if inTime && d.clock.longest() < peerPatience/4 {
-			if err != nil || front.Unroutable == 0 || front.Dropped != 0 {
-				t.Errorf("Run returned %v, the report is %v", err, rep)
-			}
-		} // otherwise the machine took so long for the kill that the peer was given up before
+		switch {
+		case !inTime || d.clock.longest() > peerPatience/4:
+			t.Log("the machine took so long for the kill that the peer may have been given up before")
+		case err != nil || front.Unroutable == 0 || front.Dropped != 0:
+			t.Errorf("Run returned %v, the report is %v", err, rep)
+		}
 		if front.Unroutable+front.Dropped == 0 || front.Unsent != 0 || rep.LingerExpired {
 			t.Errorf("the report is %v", rep)
 		}
@@ -127,12 +141,21 @@ func TestAPeerThatIsKilledInAnyPhaseIsUnroutableAndHoldsNobodyUp(t *testing.T) {
 func TestAPeerThatIsFrozenInAnyPhaseCostsASecondAndItsLingerAndIsReported(t *testing.T) {
 	t.Parallel()
 	inPhases(t, func(t *testing.T, phase Phase) {
-		d := indebted(t, prepareHeld(t, phase), neverReads)
+		d := indebted(t, prepareHeld(t, phase), reluctant)
 		d.peer.signal(syscall.SIGSTOP)
-		d.peer.order("read") // if it could
-		rep, err := d.outlives()
+		d.peer.order("read") // which shows that it is frozen: otherwise it would
+		rep, err := d.outlives(costOfSilence(phase))
 		droppedAndLingered(t, rep, err)
 	}, Idle, Running, Announced, Draining, Closing)
+}
+
+// costOfSilence is what a peer costs the end that takes nothing: where it was not given up before, a second, and the linger.
+func costOfSilence(phase Phase) time.Duration {
+	linger := heldLinger
+	if phase == Closing {
+		linger = heldFlush
+	}
+	return linger + 2*peerPatience
 }
 
 // droppedAndLingered holds an end to what a peer costs that took nothing any more.
@@ -149,11 +172,14 @@ func droppedAndLingered(t *testing.T, rep Report, err error) {
 
 func TestAPeerThatIsSlowInAnyPhaseGetsEverything(t *testing.T) {
 	t.Parallel()
-	const count, size = 400, 16 << 10
+	const count, size = 1500, 16 << 10
 	inPhases(t, func(t *testing.T, phase Phase) {
 		h := prepareHeld(t, phase, WithLinger(patience/2))
-		slow := dial(t, zmq4.DEALER, h.front.Endpoint(), func(s *zmq4.Socket) error { return s.SetRcvhwm(1) },
-			func(s *zmq4.Socket) error { return s.SetRcvbuf(32 << 10) })
+		// libzmq tells what it takes in steps of half the mark.
+		must(t, errors.Join(h.front.Raw().SetSndhwm(6), h.front.Bind("tcp://127.0.0.1:*")))
+		slow := dial(t, zmq4.DEALER, h.front.Endpoint(), func(s *zmq4.Socket) error {
+			return errors.Join(s.SetRcvhwm(1), s.SetRcvbuf(32<<10), s.SetRcvtimeo(patience/4))
+		})
 		answer := func(ctx context.Context, m *Message) error { return flood(ctx, m, count, size) }
 		asks := func() {
 			h.errands <- answer
@@ -226,9 +252,9 @@ func TestANetworkThatIsCutInAnyPhaseCostsASecondAndTheLingerAndIsReported(t *tes
 	for _, d := range debtors {
 		t.Run(d.phase.String(), func(t *testing.T) {
 			t.Parallel()
-			d.t = t
+			d.t, d.peer.t = t, t
 			d.peer.order("read")
-			rep, err := d.outlives()
+			rep, err := d.outlives(costOfSilence(d.phase))
 			droppedAndLingered(t, rep, err)
 			if sent, read := rep.Sockets[0].Sent, hasRead(d.peer); read >= sent {
 				t.Errorf("the peer has read %d, the report is %v", read, rep)
@@ -238,7 +264,7 @@ func TestANetworkThatIsCutInAnyPhaseCostsASecondAndTheLingerAndIsReported(t *tes
 	// What the kernel has taken is beyond anybody's knowledge.
 	t.Run("with no more than the kernel takes", func(t *testing.T) {
 		t.Parallel()
-		little.t = t
+		little.t, far.t = t, t
 		far.order("read")
 		must(t, asked.Reply())
 		if rep := little.letGoComplete(); rep.Sockets[0].Sent != 1 || rep.Sockets[0].Handled != 1 {
@@ -267,7 +293,7 @@ func inReach(t *testing.T, phase Phase) *held {
 	return h
 }
 
-// fromAfar is neverReads in the other namespace.
+// fromAfar is reluctant in the other namespace.
 func fromAfar(h *held) *process {
 	return startChild(h.t, "in a namespace",
 		"ZMQGRACE_TEST_NAMESPACE="+os.Getenv(otherNamespaceVariable), "ZMQGRACE_TEST_PROGRAM=frozen client",

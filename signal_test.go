@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -155,14 +156,20 @@ func TestASignalDuringAForcedEndHasItsDefaultEffect(t *testing.T) {
 			s.signal(syscall.SIGINT)
 			s.reach(end.phase)
 			s.signal(syscall.SIGINT)
-			for line := range s.lines {
-				if line == "survived" {
-					t.Error("the third signal did not end the process")
-				}
-			}
-			s.diedOf(syscall.SIGINT)
+			s.diesAtTheThird()
 		})
 	}
+}
+
+// diesAtTheThird holds the process to death by the SIGINT that it sends itself.
+func (s *server) diesAtTheThird() {
+	s.t.Helper()
+	for line := range s.lines {
+		if line == "survived" {
+			s.t.Error("the third signal did not end the process")
+		}
+	}
+	s.diedOf(syscall.SIGINT)
 }
 
 func TestSignalsHaveTheirDefaultEffectBeforeAndAfterRun(t *testing.T) {
@@ -182,6 +189,25 @@ func TestSignalsHaveTheirDefaultEffectBeforeAndAfterRun(t *testing.T) {
 			after.signal(sig)
 			after.diedOf(sig)
 		})
+	}
+}
+
+func TestAForcedEndLeavesNothingLingering(t *testing.T) {
+	t.Parallel()
+	log := newPhaseLog()
+	r := newTestRunner(t, WithPhaseHook(log.hook), WithLinger(-1), WithGrace(time.Hour), WithDrainQuiet(patience), WithDrainLimit(patience))
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+	push := connected(t, r, zmq4.PUSH, "ipc://"+filepath.Join(t.TempDir(), "nobody"))
+	must(t, push.Send(t.Context(), []byte("for nobody")))
+	s := start(t, r, echo)
+	request(t, dial(t, zmq4.REQ, rep.Endpoint()), "hello")
+	until(t, "it is sent", func() bool { return push.report().Sent == 1 })
+	go r.Shutdown(context.Background())
+	log.await(t, Draining)
+	must(t, r.Close())
+	over(t, "Term", r.loop.termedC)
+	if _, err := s.returned(); !errors.Is(err, ErrForced) {
+		t.Errorf("Run returned %v", err)
 	}
 }
 
