@@ -10,9 +10,9 @@ import (
 
 // isDrained reports whether the drain is complete, or past its limit and at an empty moment.
 func (l *loop) isDrained() bool {
+	l.refresh() // those that were made or closed right before are not among the sockets yet, or still are
 	if !l.drain {
 		l.drain = true
-		l.refresh() // those that were made or closed right before are not among the sockets yet, or still are
 		for _, s := range l.sockets {
 			if !s.endless() {
 				s.mark = max(s.mark, l.waited-s.quiet+oneMoreLook)
@@ -29,13 +29,13 @@ func (l *loop) isDrained() bool {
 	for _, s := range l.sockets {
 		s.seeEmpty()
 	}
-	if !l.empty || l.hasNews() || l.crew.inFlight() || l.r.routines.busy() {
+	if !l.empty || l.crew.inFlight() || l.r.routines.busy() || l.hasNews() { // in this order: who ends leaves news first
 		return false
 	}
 	noisy, untold := false, false
 	for _, s := range l.sockets {
 		missing := s.quietMissing()
-		noisy = noisy || s.awaiting || missing > oneMoreLook || missing > 0 && !late || s.shutFront() && s.readable()
+		noisy = noisy || s.awaitsAnswer() || missing > oneMoreLook || missing > 0 && !late || s.shutFront() && s.readable()
 		untold = untold || missing > oneMoreLook && now.Before(l.lateEnd(s))
 		if s.queued() > 0 && s.feedsOwn() || s.outstanding(now, l.r.opts.drainLimit) {
 			return false
@@ -72,13 +72,23 @@ func (s *Socket) waitedFor() bool {
 	return canReceive(s.typ) && !(s.endless() && s.emptied)
 }
 
+// awaitsAnswer reports whether s is a REQ with an open request, whoever sent that. libzmq tells by the error of a receive.
+func (s *Socket) awaitsAnswer() bool {
+	if s.typ == zmq4.REQ && !s.awaiting && !s.closed && len(s.inbox.messages) == 0 {
+		err := s.receive(1)
+		s.awaiting = err == nil || isAgain(err) // otherwise EFSM
+	}
+	return s.awaiting
+}
+
 // lateEnd is until when s insists on quiet past the drain limit: what its Late says takes a moment to reach everybody,
 // and clients that heed it do pause then.
 func (l *loop) lateEnd(s *Socket) time.Time {
 	if s.late == nil {
 		return l.plan.limit
 	}
-	return l.plan.limit.Add(min(peerPatience+s.quiet, l.plan.hardEnd.Sub(l.plan.limit)/2))
+	most := l.plan.hardEnd.Sub(l.plan.limit) / 2
+	return l.plan.limit.Add(min(peerPatience+min(s.quiet, most), most))
 }
 
 // seeEmpty notes an empty moment where Late begins with it. A REP with an open request has nothing to read, whatever

@@ -158,9 +158,10 @@ var composed = []string{
 
 // shownBy names the tests of what takes more than a few lines to produce.
 var shownBy = map[string]string{
-	"zmqgrace: New: context: …":                                                     "TestWithoutADescriptorLeftNewIsAnError",
-	"zmqgrace: the Runner's context was terminated by somebody else":                "TestSomebodyElsesTermEndsTheServerWithAnError",
-	"zmqgrace: socket \"…\" was closed behind the Runner's back: use its own Close": "TestASocketClosedBehindTheRunnersBackEndsTheServerWithAnError",
+	"zmqgrace: New: context: …":                                                                                 "TestWithoutADescriptorLeftNewIsAnError",
+	"zmqgrace: the Runner's context was terminated by somebody else":                                            "TestSomebodyElsesTermEndsTheServerWithAnError",
+	"zmqgrace: socket \"…\" was closed behind the Runner's back: use its own Close":                             "TestASocketClosedBehindTheRunnersBackEndsTheServerWithAnError",
+	"it authenticates the peers of other sockets, and without it every peer would be let in: close those first": "TestTheSocketThatAuthenticatesStaysAsLongAsThoseThatAsk",
 	"dropped …":             "TestAPeerThatIsFrozenInAnyPhaseCostsASecondAndItsLingerAndIsReported",
 	"left a backlog unread": "TestABacklogThatNobodyEverRanForIsReported",
 	"Term was not back, so that a socket that the Runner does not know may have been left open in its context":  "TestASocketLeftOpenBesideALingerWithoutAnEndIsNamedAsPossible",

@@ -145,10 +145,12 @@ func (c *crew) settle(place int, m *Message, err error) {
 		c.loop.r.timerFailed(err)
 		return
 	}
+	says := err
 	if errors.Is(err, ErrDeferred) && canReply(s.typ) {
 		c.deferred.Add(1) // first, since the Reply may come at any moment
 		if m.turnReply(replyDeferred) {
 			c.note(place, s, open)
+			c.stopOn(says)
 			return
 		}
 		c.deferred.Add(-1)
@@ -161,11 +163,18 @@ func (c *crew) settle(place int, m *Message, err error) {
 		}
 	}
 	c.note(place, s, m.fate(err))
-	if errors.Is(err, ErrStop) {
-		c.loop.r.stop(err)
-	} else if err != nil {
+	if !c.stopOn(says) && err != nil {
 		s.warn("a handler failed", err)
 	}
+}
+
+// stopOn ends the server if a handler's error says so, and reports whether it does.
+func (c *crew) stopOn(err error) bool {
+	stop := errors.Is(err, ErrStop)
+	if stop {
+		c.loop.r.stop(err)
+	}
+	return stop
 }
 
 // note counts a message that was handled at the given place.
@@ -304,21 +313,21 @@ func panicking() bool {
 
 // What a Runner puts into the contexts that it gives.
 type (
-	callerKey struct{} // caller: handlers, timers and Late
-	ownerKey  struct{} // *Runner: these, Go functions and Goodbye
+	callerKey struct{ r *Runner } // *Socket whose message is handled, nil in a timer: handlers, timers and Late
+	ownerKey  struct{ r *Runner } // true: these, Go functions and Goodbye
 )
 
-// caller is code on the loop or a worker, which must never wait for the loop.
-type caller struct {
-	r      *Runner
-	socket *Socket // whose message it handles; nil in a timer
+// asCaller makes base the context of code on r's loop or a worker, which must never wait for the loop.
+func asCaller(base context.Context, r *Runner, s *Socket) context.Context {
+	return context.WithValue(base, callerKey{r}, s)
 }
 
 // callerOf reports whether ctx was given to code on r's loop or workers, and which socket it handles.
 func callerOf(ctx context.Context, r *Runner) (*Socket, bool) {
-	c, ok := ctx.Value(callerKey{}).(caller)
-	return c.socket, ok && c.r == r
+	s, ok := ctx.Value(callerKey{r}).(*Socket)
+	return s, ok
 }
 
-// ownedBy reports whether r gave ctx to anybody.
-func ownedBy(ctx context.Context, r *Runner) bool { return ctx.Value(ownerKey{}) == any(r) }
+// ownedBy reports whether r gave ctx, or one that it is derived from, to anybody. Where one Runner runs in a function of another, both
+// did.
+func ownedBy(ctx context.Context, r *Runner) bool { return ctx.Value(ownerKey{r}) != nil }

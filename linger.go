@@ -92,6 +92,7 @@ func longestLinger(sockets []*Socket) (longest time.Duration) {
 func (l *loop) flush() {
 	l.refresh()
 	l.flushing = time.Now()
+	suspectZAP(l.sockets)
 	left := l.left(l.flushing)
 	for _, s := range l.sockets {
 		s.deadline = l.flushing.Add(lingerWithin(s.linger, left))

@@ -13,7 +13,8 @@ import (
 
 const (
 	// peerPatience is how long a peer at its high-water mark may take nothing before what it is owed is
-	// dropped. It bounds what one frozen client costs the others, and the end.
+	// dropped. It bounds what one frozen client costs the others, and the end. libzmq tells of what a peer takes in steps of half the
+	// mark (pipe.cpp, compute_lwm), so with the default mark 500 messages a second are the least that is seen as something.
 	peerPatience = time.Second
 
 	// lossyTime is how long a publisher then drops for slow subscribers before it waits for them again.
@@ -264,16 +265,19 @@ func (s *Socket) sendInOrder(now time.Time, t *tally) {
 	if d.patient && !d.nodrop && !now.Before(d.lossyUntil) {
 		d.nodrop = s.raw.SetXpubNodrop(true) == nil
 	}
-	for !d.taken.empty() && !s.awaiting { // a REQ takes its next request when it has the answer to the last
+	for !d.taken.empty() {
 		sent, err := d.taken.send(s, s.typ == zmq4.REQ)
 		t.add(sent)
 		t.off += sent.Messages
-		s.awaiting = s.typ == zmq4.REQ && sent.Messages > 0
+		s.awaiting = s.awaiting || s.typ == zmq4.REQ && sent.Messages > 0
 		if sent.Messages > 0 {
 			d.moved = now
 		}
 		switch {
 		case err == nil:
+		case s.typ == zmq4.REQ && zmq4.AsErrno(err) == zmq4.EFSM:
+			s.awaiting = true // it takes its next request when it has the answer to the last, unless it is relaxed
+			return
 		case isAgain(err):
 			if !d.nodrop || now.Sub(d.moved) < peerPatience {
 				return

@@ -851,19 +851,89 @@ func TestAFrozenSubscriberIsWaitedForASecond(t *testing.T) {
 func TestAMessageThatLibzmqRefusesIsUnsent(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly)
-	server, at := listen(t, zmq4.REP)
-	req := connected(t, r, zmq4.REQ, at, WithName("asker"))
-	// The Runner does not know of this request, and libzmq takes no second one before its answer.
-	_, err := req.Raw().Send("behind the Runner's back", 0)
-	must(t, err)
-	s := start(t, r, func(context.Context, *Message) error { return nil })
-	must(t, req.Send(t.Context(), []byte("?")))
-	until(t, "it is counted", func() bool { return req.report().Unsent == 1 })
-	expectMessage(t, server, "behind the Runner's back")
-	_, err = s.end()
-	if e := incomplete(t, err); len(e.Sockets) != 1 || e.Sockets[0].Name != "asker" || e.Sockets[0].Unsent != 1 {
+	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*", WithName("front"))
+	s := start(t, r, func(_ context.Context, m *Message) error {
+		// The Runner does not know of this reply, and libzmq takes no second one.
+		_, err := m.Socket.Raw().Send("behind the Runner's back", 0)
+		return errors.Join(err, m.Reply([]byte("!")))
+	})
+	client := dial(t, zmq4.REQ, rep.Endpoint())
+	if got := request(t, client, "?"); got[0] != "behind the Runner's back" {
+		t.Errorf("the answer is %q", got)
+	}
+	until(t, "it is counted", func() bool { return rep.report().Unsent == 1 })
+	_, err := s.end()
+	if e := incomplete(t, err); len(e.Sockets) != 1 || e.Sockets[0].Name != "front" || e.Sockets[0].Unsent != 1 {
 		t.Errorf("Run returned %v", err)
 	}
+}
+
+// A REQ's open request may be one that the Runner did not send: of a socket that was adopted, or sent by Raw.
+func TestTheDrainWaitsForTheAnswerToARequestThatSomebodyElseSent(t *testing.T) {
+	for _, more := range []bool{false, true} {
+		t.Run(fmt.Sprint("another one waits: ", more), func(t *testing.T) {
+			t.Parallel()
+			waitForAnswers(t, more)
+		})
+	}
+}
+
+func waitForAnswers(t *testing.T, more bool) {
+	r := newTestRunner(t, WithDrainQuiet(20*ms))
+	server, at := listen(t, zmq4.REP)
+	raw, err := r.Context().NewSocket(zmq4.REQ)
+	must(t, err)
+	must(t, raw.Connect(at))
+	_, err = raw.Send("before", 0)
+	must(t, err)
+	req, err := r.Adopt(raw)
+	must(t, err)
+	handled := make(chan [][]byte, 10)
+	s := start(t, r, handOver(handled))
+	expectMessage(t, server, "before")
+	if more {
+		must(t, req.Send(t.Context(), []byte("after")))
+	}
+	go r.Shutdown(t.Context())
+	select {
+	case err := <-s.result:
+		t.Fatalf("Run returned %v before the answer", err)
+	case <-time.After(200 * ms):
+	}
+	tell(t, server, "first answer")
+	expectFrames(t, "the first", next(t, "an answer", handled), "first answer")
+	if more {
+		expectMessage(t, server, "after")
+		tell(t, server, "second answer")
+		expectFrames(t, "the second", next(t, "an answer", handled), "second answer")
+	}
+	if rep, err := s.returned(); err != nil || rep.Sockets[0].Unsent != 0 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestARelaxedREQDoesNotWaitForAnAnswer(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	server, at := listen(t, zmq4.ROUTER)
+	req, err := r.NewSocket(zmq4.REQ)
+	must(t, err)
+	must(t, errors.Join(req.Raw().SetReqRelaxed(1), req.Raw().SetReqCorrelate(1), req.Connect(at)))
+	handled := make(chan [][]byte, 1)
+	s := start(t, r, handOver(handled))
+	must(t, req.Send(t.Context(), []byte("one")))
+	first, err := server.RecvMessage(0)
+	must(t, err)
+	must(t, req.Send(t.Context(), []byte("two")))
+	second, err := server.RecvMessage(0)
+	must(t, err)
+	if first[len(first)-1] != "one" || second[len(second)-1] != "two" {
+		t.Errorf("the requests are %q and %q", first, second)
+	}
+	_, err = server.SendMessage(second)
+	must(t, err)
+	expectFrames(t, "the answer", next(t, "the answer", handled), "two")
+	s.ended()
 }
 
 // Whoever produces until Send says ErrClosed does not hold up the end.

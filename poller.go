@@ -317,7 +317,7 @@ func (l *loop) poll(timeout time.Duration, receiving bool) []*Socket {
 		if receiving && s.mayReceive() {
 			events |= zmq4.POLLIN
 		}
-		if !s.delivery.taken.empty() && !s.awaiting && !s.delivery.nodrop {
+		if !s.delivery.taken.empty() && !s.delivery.nodrop {
 			events |= zmq4.POLLOUT
 		}
 		if events != s.polledFor {

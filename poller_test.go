@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -1215,4 +1216,57 @@ func TestWhatIsLeftOfABatchIsHandledAtOnce(t *testing.T) {
 		next(t, "one more is handled", handled)
 	}
 	s.ended()
+}
+
+func TestASocketThatIsAdoptedAtTheEndOfTheDrainIsServedYet(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	publisher, at := listen(t, zmq4.PUB)
+	sub := connected(t, r, zmq4.SUB, at)
+	must(t, sub.Raw().SetSubscribe(""))
+	raw := peerIn(t, r.Context(), zmq4.PULL)
+	must(t, raw.Bind("inproc://more"))
+	more := peerIn(t, r.Context(), zmq4.PUSH)
+	must(t, more.Connect("inproc://more"))
+	tell(t, more, "one more")
+	must(t, more.Close())
+	// The drain waits for nothing but this, and has had its empty moment.
+	release := make(chan struct{})
+	r.Go(func(context.Context) error { <-release; return nil })
+	sub.Handle(func(_ context.Context, m *Message) error {
+		if r.Phase() != Draining || raw == nil || !sub.emptied {
+			return nil
+		}
+		s, err := r.Adopt(raw, WithSocketQuiet(0))
+		raw = nil
+		if err != nil {
+			return err
+		}
+		handled := make(chan [][]byte, 1)
+		s.Handle(handOver(handled))
+		close(release)
+		until(t, "nothing else is waited for", func() bool { return !r.routines.busy() })
+		return nil
+	})
+	s := start(t, r, func(context.Context, *Message) error { return nil })
+	go r.Shutdown(context.Background())
+	for s.Phase() < Closing {
+		tell(t, publisher, "tick")
+	}
+	rep, err := s.returned()
+	if err != nil || len(rep.Sockets) != 2 || rep.Sockets[1].Handled != 1 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestTheTimeThatLateIsGivenHasABoundWhateverTheQuiet(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	s, err := r.NewSocket(zmq4.ROUTER, WithSocketQuiet(math.MaxInt64), WithLate(echo))
+	must(t, err)
+	p := newPlan(time.Now(), time.Second, 0, 100*ms, 0)
+	r.loop.plan = p
+	if end := r.loop.lateEnd(s); !end.After(p.limit) || !end.Before(p.hardEnd) {
+		t.Errorf("it ends %v after the limit, the hard end is %v after it", end.Sub(p.limit), p.hardEnd.Sub(p.limit))
+	}
 }

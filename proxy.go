@@ -43,6 +43,8 @@ func (r *Runner) Proxy(frontend, backend *Socket) error {
 	if frontend == nil || backend == nil || frontend.r != r || backend.r != r || frontend == backend {
 		return fail(errors.New("it takes two sockets of this Runner"))
 	}
+	r.setup.Lock()
+	defer r.setup.Unlock()
 	if r.isUsed() {
 		return fail(errors.New("it must be registered before Run"))
 	}

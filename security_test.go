@@ -2,9 +2,11 @@ package zmqgrace
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -238,4 +240,66 @@ func TestTheSocketThatAnswersForAuthenticationHasNoQuietTime(t *testing.T) {
 	if zap.quiet != time.Second {
 		t.Errorf("it has %v, where a second was asked for", zap.quiet)
 	}
+}
+
+func TestTheSocketThatAuthenticatesStaysAsLongAsThoseThatAsk(t *testing.T) {
+	t.Parallel()
+	server, known := newKeys(t), newKeys(t)
+	g := newGuarded(t, "tcp://127.0.0.1:*", server, []keys{known}, nil, briefly)
+	tried := make(chan error, 1)
+	var closed atomic.Bool
+	g.Every(ms, func(context.Context) error {
+		if !closed.Swap(true) {
+			tried <- g.zap.Close()
+		}
+		return nil
+	})
+	if err := next(t, "it is tried", tried); err == nil || !strings.Contains(err.Error(), `"zap"`) || !strings.Contains(err.Error(), "close those first") {
+		t.Errorf("Close returned %v", err)
+	}
+	stranger := dial(t, zmq4.DEALER, g.front.Endpoint(), newKeys(t).clientOf(server))
+	tell(t, stranger, "let me in")
+	next(t, "the stranger is denied", g.denied)
+	request(t, dial(t, zmq4.DEALER, g.front.Endpoint(), known.clientOf(server)), "hello")
+	if rep := g.ended(); rep.Sockets[0].Received != 1 {
+		t.Errorf("the report is %v", rep)
+	}
+
+	// Where nobody asks any more, it may go.
+	r := newTestRunner(t)
+	front, err := r.NewSocket(zmq4.ROUTER)
+	must(t, err)
+	must(t, front.Raw().ServerAuthCurve("test", server.secret))
+	zap := bound(t, r, zmq4.REP, zapEndpoint)
+	if zap.Close() == nil {
+		t.Error("before Run it could be closed")
+	}
+	must(t, errors.Join(front.Close(), zap.Close()))
+}
+
+// Of a socket that was adopted only its last endpoint is known.
+func TestNobodyGetsInUnaskedWhereAnAdoptedSocketAuthenticates(t *testing.T) {
+	t.Parallel()
+	server := newKeys(t)
+	r := newTestRunner(t, briefly, WithLinger(patience), WithGrace(2*patience))
+	raw, err := r.Context().NewSocket(zmq4.REP)
+	must(t, err)
+	must(t, errors.Join(raw.Bind(zapEndpoint), raw.Bind("inproc://elsewhere")))
+	zap, err := r.Adopt(raw)
+	must(t, err)
+	denied := make(chan string, 100_000)
+	zap.Handle(zapHandler(denied, func(string, [][]byte) bool { return false }))
+	push, err := r.NewSocket(zmq4.PUSH)
+	must(t, err)
+	must(t, errors.Join(push.Raw().ServerAuthCurve("test", server.secret), push.Bind("tcp://127.0.0.1:*")))
+	s := start(t, r, nil)
+	must(t, push.Send(t.Context(), []byte("secret")))
+	go r.Shutdown(context.Background())
+	until(t, "it flushes", func() bool { return errors.Is(push.Send(t.Context(), nil), ErrClosed) })
+	stranger := dial(t, zmq4.PULL, push.Endpoint(), newKeys(t).clientOf(server), func(s *zmq4.Socket) error { return s.SetRcvtimeo(300 * ms) })
+	if got, err := stranger.Recv(0); err == nil {
+		t.Errorf("the stranger received %q", got)
+	}
+	must(t, r.Close())
+	s.returned()
 }

@@ -72,6 +72,7 @@ type Runner struct {
 	routines routines
 	draining chan struct{} // closed when the drain begins
 
+	setup    sync.Mutex // held by whoever touches the sockets before Run
 	signals  chan os.Signal
 	signaled bool // once, so the next one forces the end
 	plan     plan
@@ -544,8 +545,13 @@ func (r *Runner) makePlan() plan {
 	return newPlan(r.askedAt, r.opts.grace, r.opts.readyDelay, r.opts.drainLimit, longestLinger(r.allSockets()))
 }
 
-// use reports whether nobody has run or ended the Runner yet, and takes it.
+// use reports whether nobody has run or ended the Runner yet, and takes it, when whoever touches its sockets is through.
 func (r *Runner) use() bool {
+	if r.isUsed() {
+		return false
+	}
+	r.setup.Lock()
+	defer r.setup.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	was := r.used

@@ -970,7 +970,7 @@ func TestShutdownFromAHandlerOnlyAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStaged(t, &fakeEngine{drainTakes: time.Second})
 		s.run(t.Context())
-		handlers := context.WithValue(s.base, callerKey{}, caller{r: s.Runner})
+		handlers := asCaller(s.base, s.Runner, nil)
 		derived, cancel := context.WithTimeout(handlers, time.Hour)
 		defer cancel()
 		if err := s.Shutdown(derived); err != nil || time.Since(s.began) != 0 {
@@ -978,7 +978,7 @@ func TestShutdownFromAHandlerOnlyAsks(t *testing.T) {
 		}
 		// Another Runner's handler is anybody: it waits.
 		other := newRunner(options{})
-		others := context.WithValue(context.WithValue(t.Context(), ownerKey{}, other), callerKey{}, caller{r: other})
+		others := asCaller(context.WithValue(t.Context(), ownerKey{other}, true), other, nil)
 		if err := s.Shutdown(others); err != nil || time.Since(s.began) != time.Second {
 			t.Errorf("Shutdown by another Runner's handler returned %v after %v", err, time.Since(s.began))
 		}

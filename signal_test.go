@@ -432,3 +432,17 @@ func TestTheEndOfRunsContextIsTheCause(t *testing.T) {
 		t.Errorf("Run returned %v, the cause is %v, want the cause of its context's end", err, report.Cause)
 	}
 }
+
+// Its contexts are derived from the other's.
+func TestShutdownInATimerOfARunnerWithinARunnerOnlyAsks(t *testing.T) {
+	t.Parallel()
+	outer, inner := newTestRunner(t, briefly), newTestRunner(t, briefly)
+	outer.Go(func(ctx context.Context) error { return inner.Run(ctx, nil) })
+	returned := make(chan error, 100)
+	inner.Every(ms, func(ctx context.Context) error { returned <- outer.Shutdown(ctx); return ErrStop })
+	s := run(t, outer, nil)
+	must(t, next(t, "Shutdown returns", returned))
+	if rep, err := s.returned(); err != nil {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}

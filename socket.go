@@ -19,20 +19,22 @@ import (
 // call it, it belongs to the goroutine that sets the Runner up, and while the Runner runs to the loop
 // goroutine, which runs the handlers: a ZeroMQ socket that two goroutines touch crashes.
 type Socket struct {
-	r       *Runner
-	raw     *zmq4.Socket  // kept while libzmq knows it: pebbe's finalizer closes a socket that nobody references
-	handle  libzmq.Handle // of raw, for the fast way in and out; see wire.go
-	typ     zmq4.Type
-	name    string
-	linger  time.Duration // -1: all the budget
-	quiet   time.Duration
-	quietly bool // that quiet was asked for
-	handler Handler
-	late    Handler
-	goodbye func(ctx context.Context, s *Socket) error
-	link    *link // to the other side of its proxy
-	warner  warner
-	ctx     context.Context // for its handler; names the socket as the sender that backpressure pauses
+	r        *Runner
+	raw      *zmq4.Socket  // kept while libzmq knows it: pebbe's finalizer closes a socket that nobody references
+	handle   libzmq.Handle // of raw, for the fast way in and out; see wire.go
+	typ      zmq4.Type
+	name     string
+	linger   time.Duration // -1: all the budget
+	quiet    time.Duration
+	quietly  bool // that quiet was asked for
+	handler  Handler
+	late     Handler
+	goodbye  func(ctx context.Context, s *Socket) error
+	adopted  bool  // it may be bound and connected to what nobody knows
+	maybeZAP bool  // it may be the one that authenticates the others' peers
+	link     *link // to the other side of its proxy
+	warner   warner
+	ctx      context.Context // for its handler; names the socket as the sender that backpressure pauses
 
 	noticed atomic.Bool  // the loop knows that there is something on the outbox
 	pauses  atomic.Int32 // full outboxes that its handler sent to: it receives nothing until they have room
@@ -78,6 +80,11 @@ func (r *Runner) NewSocket(t zmq4.Type, opts ...SocketOption) (*Socket, error) {
 	fail := func(err error) (*Socket, error) {
 		return nil, fmt.Errorf("zmqgrace: new %v socket: %w", t, err)
 	}
+	release, err := r.touch()
+	if err != nil {
+		return fail(err)
+	}
+	defer release()
 	so, err := r.socketOptions(t, opts)
 	if err != nil {
 		return fail(err)
@@ -86,11 +93,8 @@ func (r *Runner) NewSocket(t zmq4.Type, opts ...SocketOption) (*Socket, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if t == zmq4.REP {
-		err = raw.SetSndhwm(0)
-	}
-	s, err2 := r.own(raw, t, so)
-	if err := errors.Join(err, err2); err != nil {
+	s, err := r.own(raw, t, so)
+	if err != nil {
 		raw.SetLinger(0)
 		raw.Close()
 		return fail(err)
@@ -100,7 +104,8 @@ func (r *Runner) NewSocket(t zmq4.Type, opts ...SocketOption) (*Socket, error) {
 
 // Adopt takes over a socket that was made in the Runner's context, see [Runner.Context], with what it is
 // already bound or connected to. From then on the Runner alone may use it and close it. Options that apply
-// to later connections alone, such as high-water marks, stay as they were when those were made.
+// to later connections alone, such as high-water marks, stay as they were when it was bound: a REP that is bound already needs a
+// send high-water mark of 0 from before that, or it drops replies at its mark without a word (libzmq's rep.cpp).
 //
 // While the Runner runs, only an inline handler or a timer may call it.
 func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) {
@@ -110,6 +115,11 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 	if raw == nil {
 		return fail(errors.New("the socket is nil"))
 	}
+	release, err := r.touch()
+	if err != nil {
+		return fail(err)
+	}
+	defer release()
 	ctx, err := raw.Context()
 	if err != nil {
 		return fail(err)
@@ -137,17 +147,15 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 	if err != nil {
 		return fail(err)
 	}
+	s.adopted = true
 	if endpoint, err := raw.GetLastEndpoint(); err == nil && endpoint != "" {
-		s.count(func(c *SocketReport) { c.Endpoints = append(c.Endpoints, endpoint) })
+		s.at(endpoint)
 	}
 	return s, nil
 }
 
-// socketOptions checks whether and how a socket of type t can be made now.
+// socketOptions checks whether and how a socket of type t can be made.
 func (r *Runner) socketOptions(t zmq4.Type, opts []SocketOption) (socketOptions, error) {
-	if err := r.mayTouch(); err != nil {
-		return socketOptions{}, err
-	}
 	switch t {
 	case zmq4.REQ, zmq4.REP, zmq4.DEALER, zmq4.ROUTER, zmq4.PUB, zmq4.SUB, zmq4.XPUB, zmq4.XSUB, zmq4.PUSH, zmq4.PULL, zmq4.PAIR:
 	default:
@@ -165,10 +173,15 @@ func (r *Runner) own(raw *zmq4.Socket, t zmq4.Type, so socketOptions) (*Socket, 
 	if err := raw.SetLinger(lingerWithin(so.linger, r.opts.grace)); err != nil {
 		return nil, err
 	}
-	if t == zmq4.ROUTER {
-		if err := raw.SetRouterMandatory(1); err != nil {
-			return nil, err
-		}
+	var err error
+	switch t {
+	case zmq4.ROUTER:
+		err = raw.SetRouterMandatory(1)
+	case zmq4.REP:
+		err = raw.SetSndhwm(0)
+	}
+	if err != nil {
+		return nil, err
 	}
 	s := &Socket{r: r, raw: raw, handle: handleOf(raw), typ: t, name: so.name, linger: so.linger, quiet: so.quiet, quietly: so.quietly, late: so.late, goodbye: so.goodbye}
 	s.counts = SocketReport{Name: so.name, Type: t, linger: so.linger}
@@ -195,13 +208,16 @@ func (s *Socket) readHighWaterMark() error {
 // (see Endpoint), "ipc:///run/service.sock", "inproc://name". ipc takes over the path of a live server
 // without an error. While the Runner runs, only an inline handler or a timer may call it.
 func (s *Socket) Bind(endpoint string) error {
-	if endpoint == zapEndpoint {
-		s.r.dropZAPGuard()
-		if !s.quietly {
-			s.quiet = 0
+	return s.attach("bind", endpoint, func(endpoint string) error {
+		if endpoint == zapEndpoint {
+			s.r.dropZAPGuard()
 		}
-	}
-	return s.attach("bind", endpoint, s.raw.Bind)
+		err := s.raw.Bind(endpoint)
+		if endpoint == zapEndpoint && err != nil {
+			err = errors.Join(err, s.r.guardAll()) // as before
+		}
+		return err
+	})
 }
 
 // Connect connects to endpoint, like zmq_connect: it returns at once, also where nobody listens yet.
@@ -211,7 +227,10 @@ func (s *Socket) Connect(endpoint string) error {
 }
 
 func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
-	err := s.r.mayTouch()
+	release, err := s.r.touch()
+	if err == nil {
+		defer release()
+	}
 	if err == nil && s.closed {
 		err = ErrClosed
 	}
@@ -233,24 +252,37 @@ func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
 	if resolved, err := s.raw.GetLastEndpoint(); err == nil && resolved != "" {
 		endpoint = resolved
 	}
-	s.mu.Lock()
-	s.counts.Endpoints = append(s.counts.Endpoints, endpoint)
-	s.mu.Unlock()
+	s.at(endpoint)
 	return nil
+}
+
+// at notes where the socket is bound or connected to.
+func (s *Socket) at(endpoint string) {
+	s.count(func(c *SocketReport) { c.Endpoints = append(c.Endpoints, endpoint) })
+	if endpoint == zapEndpoint && !s.quietly {
+		s.quiet = 0
+	}
 }
 
 // Close closes this socket alone: what is on its outbox is sent as far as libzmq takes it at once (the rest is
 // unsent), and has the socket's linger to leave. What the socket has to read is lost, up to 256 messages that were taken with
-// the one that a handler has among it. The other sockets are served on, and this one stays in the report.
+// the one that a handler has among it. The other sockets are served on, and this one stays in the report. What its linger drops nobody
+// knows, and Run does not wait for it. The socket that authenticates the others' peers can't be closed before those.
 // While the Runner runs, only an inline handler or a timer may call it. A second Close does nothing.
 func (s *Socket) Close() error {
-	if err := s.r.mayTouch(); errors.Is(err, ErrClosed) {
+	release, err := s.r.touch()
+	if errors.Is(err, ErrClosed) {
 		return nil // the end of the Runner closed it
-	} else if err != nil {
-		return fmt.Errorf("zmqgrace: close socket %q: %w", s.name, err)
 	}
-	if s.closed {
-		return nil
+	if err == nil {
+		defer release()
+		if s.closed {
+			return nil
+		}
+		err = s.mayLeave()
+	}
+	if err != nil {
+		return fmt.Errorf("zmqgrace: close socket %q: %w", s.name, err)
 	}
 	now := time.Now()
 	s.deliver(now)
@@ -279,7 +311,8 @@ func (s *Socket) Name() string { return s.name }
 
 // Raw returns the socket itself, for the options that the Runner has no say in: before Run, or in a handler.
 // Set high-water marks before Bind and Connect. Do not close it, and do not receive from it; a send on it
-// that blocks, blocks the loop (the end of the Runner's grace frees it).
+// that blocks, blocks the loop (the end of the Runner's grace frees it). ROUTER_HANDOVER lets a client have libzmq abort the process:
+// see SECURITY.md.
 func (s *Socket) Raw() *zmq4.Socket { return s.raw }
 
 // Pause has the socket receive nothing more until Resume, as a broker does while it has no worker: what comes
@@ -418,9 +451,9 @@ func (r *Runner) check(h Handler) error {
 // prepare sets what handlers get.
 func (r *Runner) prepare(ctx context.Context, h Handler) {
 	r.handler = h
-	r.base, r.cancel = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), ownerKey{}, r))
+	r.base, r.cancel = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), ownerKey{r}, true))
 	for _, s := range r.openSockets() {
-		s.ctx = context.WithValue(r.base, callerKey{}, caller{r, s})
+		s.ctx = asCaller(r.base, r, s)
 	}
 }
 
@@ -431,21 +464,28 @@ func (r *Runner) handlerOf(s *Socket) Handler {
 	return r.handler
 }
 
-// mayTouch reports why the sockets may not be touched from here and now, as far as it can be told.
-func (r *Runner) mayTouch() error {
-	switch {
-	case !r.isUsed(), r.loop.crew.seats[0].inside.Load() != nil:
-		return nil
-	case isClosed(r.done):
-		return ErrClosed
+// touch is where every call begins that touches the sockets: before Run nobody else touches them until it is released, not even
+// a Close or Shutdown, which any goroutine may call. Afterwards it reports why they may not be touched from here and now, as far as it can
+// be told.
+func (r *Runner) touch() (release func(), err error) {
+	r.setup.Lock()
+	if !r.isUsed() {
+		return r.setup.Unlock, nil
 	}
-	return errors.New("while the Runner runs, only its inline handlers and timers may do that")
+	r.setup.Unlock()
+	switch {
+	case r.loop.crew.seats[0].inside.Load() != nil:
+		return func() {}, nil
+	case isClosed(r.done):
+		return nil, ErrClosed
+	}
+	return nil, errors.New("while the Runner runs, only its inline handlers and timers may do that")
 }
 
 // add makes s one of the Runner's sockets.
 func (r *Runner) add(s *Socket) {
 	if r.base != nil {
-		s.ctx = context.WithValue(r.base, callerKey{}, caller{r, s})
+		s.ctx = asCaller(r.base, r, s)
 	}
 	s.touch()
 	r.loop.stale = true

@@ -1209,3 +1209,76 @@ func TestNobodyGetsInUnaskedWhileTheServerEnds(t *testing.T) {
 		t.Errorf("Run returned %v, the report is %v", err, rep)
 	}
 }
+
+func TestARunnerMayBeEndedWhileSomebodySetsItUp(t *testing.T) {
+	t.Parallel()
+	for i := range 100 {
+		r := newTestRunner(t)
+		var made sync.WaitGroup
+		begun := make(chan struct{})
+		made.Go(func() {
+			for n := 0; ; n++ {
+				s, err := r.NewSocket(zmq4.ROUTER)
+				if err == nil {
+					err = s.Bind("tcp://127.0.0.1:*")
+				}
+				if n == i%5 {
+					close(begun)
+				}
+				if err != nil {
+					if !errors.Is(err, ErrClosed) && !strings.Contains(err.Error(), "only its inline handlers") {
+						t.Error(err)
+					}
+					return
+				}
+			}
+		})
+		<-begun
+		if i%2 == 0 {
+			must(t, r.Close())
+		} else {
+			must(t, r.Shutdown(t.Context()))
+		}
+		made.Wait()
+	}
+}
+
+func TestARepThatIsAdoptedHasNoMarkAtWhichItDrops(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	raw, err := r.Context().NewSocket(zmq4.REP)
+	must(t, err)
+	_, err = r.Adopt(raw)
+	must(t, err)
+	if mark, err := raw.GetSndhwm(); err != nil || mark != 0 {
+		t.Errorf("the send high-water mark is %d, %v", mark, err)
+	}
+}
+
+// With XPUB_MANUAL, SetSubscribe is for the subscriber whose message was received last.
+func TestAHandlerSubscribesThePeerWhoseSubscriptionItHandles(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	xpub, err := r.NewSocket(zmq4.XPUB)
+	must(t, err)
+	must(t, errors.Join(xpub.Raw().SetXpubManual(1), xpub.Bind("inproc://topics")))
+	const subscribers = 5
+	var peers []*zmq4.Socket
+	for i := range subscribers { // inproc all the subscriptions are there at once
+		p := peerIn(t, r.Context(), zmq4.SUB)
+		must(t, errors.Join(p.SetRcvtimeo(patience), p.SetSubscribe(fmt.Sprint("topic ", i)), p.Connect("inproc://topics")))
+		peers = append(peers, p)
+	}
+	s := start(t, r, func(_ context.Context, m *Message) error {
+		return m.Socket.Raw().SetSubscribe(strings.TrimPrefix(string(m.Frames[0]), "\x01"))
+	})
+	until(t, "all are subscribed", func() bool { return xpub.report().Handled == subscribers })
+	for i := range subscribers {
+		must(t, xpub.Send(t.Context(), fmt.Append(nil, "topic ", i)))
+	}
+	for i, p := range peers {
+		expectMessage(t, p, fmt.Sprint("topic ", i))
+		must(t, p.Close())
+	}
+	s.ended()
+}

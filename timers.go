@@ -18,7 +18,8 @@ type timer struct {
 // Every has fn called every d on the loop goroutine, from Run, or from now on, until the drain is over: a broker's
 // heartbeats keep its workers alive that long. Calls do not drift; those that a long handler made impossible are left
 // out. fn's error follows a handler's policy: it is logged, [ErrStop] ends the server. In fn, as in an inline handler,
-// sockets may be made, bound and closed, and [Socket.Send] never blocks. Any goroutine may call Every. d must be positive.
+// sockets may be made, bound and closed, and [Socket.Send] never blocks. Any goroutine may call Every. d must be positive, and longer than
+// fn takes: a loop that is never idle hears no silence, so that each end takes the drain limit.
 func (r *Runner) Every(d time.Duration, fn func(ctx context.Context) error) {
 	if d <= 0 {
 		panic(fmt.Sprintf("zmqgrace: Every(%v): the interval must be positive", d))
@@ -43,7 +44,7 @@ func (l *loop) fireTimers() {
 	now := time.Now()
 	for _, t := range fresh {
 		t.next = now.Add(t.every)
-		t.ctx = context.WithValue(l.r.base, callerKey{}, caller{r: l.r})
+		t.ctx = asCaller(l.r.base, l.r, nil)
 		l.timers = append(l.timers, t)
 	}
 	for _, t := range l.timers {

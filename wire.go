@@ -65,8 +65,11 @@ func (s *Socket) fill(most int) error {
 		s.inbox.dry = false
 		return eagain
 	}
-	if s.typ == zmq4.REP || s.typ == zmq4.REQ {
-		most = 1 // there is no second one before something is done about the first
+	switch s.typ {
+	case zmq4.REP, zmq4.REQ: // there is no second one before something is done about the first
+		most = 1
+	case zmq4.XPUB: // with XPUB_MANUAL a handler's SetSubscribe is for whoever sent what was received last
+		most = 1
 	}
 	return s.receive(most)
 }

@@ -963,3 +963,23 @@ func lockstep(t testing.TB, clients []*zmq4.Socket, each int, answered func()) {
 	}
 	all.Wait()
 }
+
+func TestAHandlerMayDeferItsReplyAndStopTheServer(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*")
+	deferred := make(chan *Message, 1)
+	s := start(t, r, func(_ context.Context, m *Message) error {
+		deferred <- m
+		return errors.Join(ErrDeferred, ErrStop)
+	})
+	client := dial(t, zmq4.DEALER, router.Endpoint())
+	tell(t, client, "the last")
+	m := next(t, "the message", deferred)
+	over(t, "the end is asked for", r.asked)
+	must(t, m.Reply(m.Frames...))
+	expectMessage(t, client, "the last")
+	if rep, err := s.returned(); !errors.Is(err, ErrStop) || errors.As(err, new(*ShutdownError)) || rep.Sockets[0].Handled != 1 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}

@@ -96,9 +96,43 @@ func asksZAP(raw *zmq4.Socket) (bool, error) {
 	return true, nil
 }
 
-// answersZAP reports whether s is the one that authenticates the other sockets' peers.
-func (s *Socket) answersZAP() bool {
+// guardAll guards those sockets that ask while nobody is there.
+func (r *Runner) guardAll() error { return r.checkZAP(r.openSockets()) }
+
+// answersZAP reports whether s is the one that authenticates the other sockets' peers. Of one that was adopted only the last endpoint is
+// known: where none is known to be it, a REP of that kind may be.
+func (s *Socket) answersZAP() bool { return s.isAtZAP() || s.maybeZAP }
+
+func (s *Socket) isAtZAP() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Contains(s.counts.Endpoints, zapEndpoint)
+}
+
+// suspectZAP finds the sockets that may be it.
+func suspectZAP(sockets []*Socket) {
+	if !slices.ContainsFunc(sockets, (*Socket).isAtZAP) && slices.ContainsFunc(sockets, (*Socket).needsZAP) {
+		for _, s := range sockets {
+			s.maybeZAP = s.adopted && s.typ == zmq4.REP
+		}
+	}
+}
+
+// needsZAP reports whether libzmq has the peers of s authenticated.
+func (s *Socket) needsZAP() bool {
+	asks, _ := asksZAP(s.raw)
+	return asks
+}
+
+// mayLeave refuses to close the socket that authenticates the peers of others, while there are such: libzmq would let strangers in.
+func (s *Socket) mayLeave() error {
+	if s.typ != zmq4.REP && !s.isAtZAP() {
+		return nil
+	}
+	open := s.r.openSockets()
+	suspectZAP(open)
+	if s.answersZAP() && slices.ContainsFunc(open, func(other *Socket) bool { return other != s && other.needsZAP() }) {
+		return errors.New("it authenticates the peers of other sockets, and without it every peer would be let in: close those first")
+	}
+	return nil
 }
