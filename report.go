@@ -140,7 +140,7 @@ type SocketReport struct {
 	Sent       int  // messages handed to libzmq
 	Queued     int  // not yet
 	Unroutable int  // to a ROUTER's peer that was gone
-	Dropped    int  // to a ROUTER's peer that took nothing while at its high-water mark
+	Dropped    int  // to a ROUTER's peer that took nothing for a second while at its high-water mark, as far as libzmq tells: in steps of half the mark
 	Unsent     int  // never taken before the end
 	Backlog    bool // there was something to read when the socket was closed
 
