@@ -194,20 +194,26 @@ func TestSignalsHaveTheirDefaultEffectBeforeAndAfterRun(t *testing.T) {
 
 func TestAForcedEndLeavesNothingLingering(t *testing.T) {
 	t.Parallel()
-	log := newPhaseLog()
-	r := newTestRunner(t, WithPhaseHook(log.hook), WithLinger(-1), WithGrace(time.Hour), WithDrainQuiet(patience), WithDrainLimit(patience))
-	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
-	push := connected(t, r, zmq4.PUSH, "ipc://"+filepath.Join(t.TempDir(), "nobody"))
-	must(t, push.Send(t.Context(), []byte("for nobody")))
-	s := start(t, r, echo)
-	request(t, dial(t, zmq4.REQ, rep.Endpoint()), "hello")
-	until(t, "it is sent", func() bool { return push.report().Sent == 1 })
-	go r.Shutdown(context.Background())
-	log.await(t, Draining)
-	must(t, r.Close())
-	over(t, "Term", r.loop.termedC)
-	if _, err := s.returned(); !errors.Is(err, ErrForced) {
-		t.Errorf("Run returned %v", err)
+	for phase, quiet := range map[Phase]time.Duration{Draining: patience, Closing: 0} {
+		t.Run(phase.String(), func(t *testing.T) {
+			t.Parallel()
+			log := newPhaseLog()
+			r := newTestRunner(t, WithPhaseHook(log.hook), WithLinger(-1), WithGrace(time.Hour), WithDrainQuiet(quiet), WithDrainLimit(patience))
+			bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*") // has the quiet time
+			push := marked(t, r, zmq4.PUSH, 1)
+			must(t, push.Connect("ipc://"+filepath.Join(t.TempDir(), "nobody")))
+			s := start(t, r, echo)
+			must(t, push.Send(t.Context(), []byte("libzmq takes this one")))
+			until(t, "it does", func() bool { return push.report().Sent == 1 })
+			must(t, push.Send(t.Context(), []byte("and not this one")))
+			go r.Shutdown(context.Background())
+			log.await(t, phase)
+			must(t, r.Close())
+			over(t, "Term", r.loop.termedC)
+			if _, err := s.returned(); !errors.Is(err, ErrForced) {
+				t.Errorf("Run returned %v", err)
+			}
+		})
 	}
 }
 
