@@ -142,8 +142,8 @@ func (l *loop) left(now time.Time) time.Duration {
 // flushTime is how long the flush may wait for the next socket whose linger is not over; 0 when there is none.
 func (l *loop) flushTime() (wait time.Duration) {
 	for _, s := range l.owing {
-		if s.awaiting {
-			continue // a REQ sends nothing before its answer, which is not received any more
+		if s.refusing {
+			continue // this REQ sends nothing before its answer, which is not received any more
 		}
 		if left := time.Until(s.deadline); left > 0 && (wait == 0 || left < wait) {
 			wait = left

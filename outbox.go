@@ -276,7 +276,7 @@ func (s *Socket) sendInOrder(now time.Time, t *tally) {
 		switch {
 		case err == nil:
 		case s.typ == zmq4.REQ && zmq4.AsErrno(err) == zmq4.EFSM:
-			s.awaiting = true // it takes its next request when it has the answer to the last, unless it is relaxed
+			s.awaiting, s.refusing = true, true // unless it is relaxed, it takes its next request when it has the answer to the last
 			return
 		case isAgain(err):
 			if !d.nodrop || now.Sub(d.moved) < peerPatience {

@@ -912,6 +912,30 @@ func waitForAnswers(t *testing.T, more bool) {
 	}
 }
 
+func TestARelaxedREQHasItsLingerForWhatItHasToSend(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithDrainLimit(100*ms), WithLinger(patience), WithGrace(2*patience))
+	first, at := listen(t, zmq4.ROUTER)
+	req, err := r.NewSocket(zmq4.REQ)
+	must(t, err)
+	must(t, errors.Join(req.Raw().SetReqRelaxed(1), req.Raw().SetReqCorrelate(1), req.Raw().SetImmediate(true), req.Connect(at)))
+	s := start(t, r, func(context.Context, *Message) error { return nil })
+	must(t, req.Send(t.Context(), []byte("one")))
+	_, err = first.RecvMessage(0)
+	must(t, err)
+	must(t, errors.Join(first.Unbind(at), first.Close()))
+	until(t, "the peer is gone", func() bool { return req.report().Queued > 0 || req.Send(t.Context(), []byte("two")) != nil })
+	s.loop.r.ask(ErrShutdown)
+	until(t, "it flushes", func() bool { return errors.Is(req.Send(t.Context(), nil), ErrClosed) })
+	second := peer(t, zmq4.ROUTER)
+	must(t, second.Bind(at))
+	_, err = second.RecvMessage(0)
+	must(t, err)
+	if rep, err := s.returned(); err != nil {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
 func TestARelaxedREQDoesNotWaitForAnAnswer(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly)

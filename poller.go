@@ -451,7 +451,7 @@ func (l *loop) takeTurn(s *Socket) {
 			return
 		}
 		s.touch()
-		s.awaiting = false
+		s.awaiting, s.refusing = false, false
 		if l.crew.size == 0 {
 			if l.handleInline(s, &watch) {
 				return

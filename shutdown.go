@@ -258,7 +258,11 @@ func (r *Runner) drain() {
 	r.engine.beginDrain(r.plan)
 	if !r.await(r.engine.drained(), r.plan.hardEnd, r.silence) {
 		r.overran(false)
-		r.engine.tell(abandoning) // before handlers learn of it, or the loop would feed them on
+		then := abandoning
+		if r.isForced() {
+			then = forcing
+		}
+		r.engine.tell(then) // before handlers learn of it, or the loop would feed them on
 		r.cancel(r.cause)
 	}
 	if r.engine.busy() {

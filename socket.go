@@ -51,6 +51,7 @@ type Socket struct {
 	mark      time.Duration // the loop's waited time at the last activity: quiet is counted from there
 	emptied   bool          // had an empty moment since the drain began
 	awaiting  bool          // REQ: the answer to an open request
+	refusing  bool          // REQ: and libzmq takes no other one before that
 	closed    bool
 	deadline  time.Time // when its linger ends
 	cutOff    bool      // it was closed when that was over
