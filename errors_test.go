@@ -158,10 +158,10 @@ var composed = []string{
 
 // shownBy names the tests of what takes more than a few lines to produce.
 var shownBy = map[string]string{
-	"zmqgrace: New: context: …":                                                                                 "TestWithoutADescriptorLeftNewIsAnError",
-	"zmqgrace: the Runner's context was terminated by somebody else":                                            "TestSomebodyElsesTermEndsTheServerWithAnError",
-	"zmqgrace: socket \"…\" was closed behind the Runner's back: use its own Close":                             "TestASocketClosedBehindTheRunnersBackEndsTheServerWithAnError",
-	"it authenticates the peers of other sockets, and without it every peer would be let in: close those first": "TestTheSocketThatAuthenticatesStaysAsLongAsThoseThatAsk",
+	"zmqgrace: New: context: …":                                                                                         "TestWithoutADescriptorLeftNewIsAnError",
+	"zmqgrace: the Runner's context was terminated by somebody else":                                                    "TestSomebodyElsesTermEndsTheServerWithAnError",
+	"zmqgrace: socket \"…\" was closed behind the Runner's back: use its own Close":                                     "TestASocketClosedBehindTheRunnersBackEndsTheServerWithAnError",
+	"it authenticates the peers of other sockets, or may, and without it every peer would be let in: close those first": "TestTheSocketThatAuthenticatesStaysAsLongAsThoseThatAsk",
 	"dropped …":             "TestAPeerThatIsFrozenInAnyPhaseCostsASecondAndItsLingerAndIsReported",
 	"left a backlog unread": "TestABacklogThatNobodyEverRanForIsReported",
 	"Term was not back, so that a socket that the Runner does not know may have been left open in its context":  "TestASocketLeftOpenBesideALingerWithoutAnEndIsNamedAsPossible",
@@ -553,8 +553,13 @@ var occasions = map[string]func(t *testing.T) error{
 	"zmqgrace: incomplete end, seen while …: …":             ending(unheard, WithLinger(10*time.Millisecond)),
 	"a handler of socket \"…\" was still running after …":   ending(stuckHandler, short),
 	"the Goodbye of socket \"…\" was still running after …": ending(stuckGoodbye, short),
-	"a timer was still running after …":                     ending(stuckTimer, short),
-	"a Go function was still running after …":               ending(stuckGoFunction, short),
+	"only a REP or ROUTER can authenticate, not a …": func(t *testing.T) error {
+		s, err := newTestRunner(t, quick).NewSocket(zmq4.DEALER)
+		must(t, err)
+		return s.Bind(zapEndpoint)
+	},
+	"a timer was still running after …":       ending(stuckTimer, short),
+	"a Go function was still running after …": ending(stuckGoFunction, short),
 	"abandoned …":      ending(stuckHandler, short),
 	"could not send …": ending(unconnected, WithLinger(10*time.Millisecond)),
 	"may not have handed over all that was sent when its linger ended": ending(unheard, WithLinger(10*time.Millisecond)),

@@ -427,11 +427,10 @@ func TestNoHandlerBeginsInClosing(t *testing.T) {
 					close(inside)
 					<-ctx.Done()
 					defer close(h.delayed.errand)
-					h.reach(Closing)
-					if workers == 0 { // the socket is this goroutine's
-						until(t, "there is one more", func() bool { return readable(m.Socket.raw) })
+					if err := eventually(func() bool { return h.Phase() == Closing }); err != nil || workers > 0 {
+						return err
 					}
-					return nil
+					return eventually(func() bool { return readable(m.Socket.raw) }) // the socket is this goroutine's
 				})
 			}()
 			over(t, "the handler runs", inside)

@@ -1245,8 +1245,7 @@ func TestASocketThatIsAdoptedAtTheEndOfTheDrainIsServedYet(t *testing.T) {
 		handled := make(chan [][]byte, 1)
 		s.Handle(handOver(handled))
 		close(release)
-		until(t, "nothing else is waited for", func() bool { return !r.routines.busy() })
-		return nil
+		return eventually(func() bool { return !r.routines.busy() }) // nothing else is waited for
 	})
 	s := start(t, r, func(context.Context, *Message) error { return nil })
 	go r.Shutdown(context.Background())

@@ -123,7 +123,7 @@ type PhaseReport struct {
 // Received = Handled + Failed + Rejected + InFlight + Abandoned, and at the end InFlight is 0.
 //
 // What libzmq itself drops can't be counted: PUB and XPUB drop silently at a slow subscriber's high-water
-// mark, and a linger that ends does not say what it dropped.
+// mark, and a linger that ends does not say what it dropped. What a ROUTER's peer takes it tells in steps of half the mark.
 type SocketReport struct {
 	Name      string
 	Type      zmq4.Type
@@ -140,7 +140,7 @@ type SocketReport struct {
 	Sent       int  // messages handed to libzmq
 	Queued     int  // not yet
 	Unroutable int  // to a ROUTER's peer that was gone
-	Dropped    int  // to a ROUTER's peer that took nothing for a second while at its high-water mark, as far as libzmq tells: in steps of half the mark
+	Dropped    int  // to a ROUTER's peer that took nothing while at its high-water mark
 	Unsent     int  // never taken before the end
 	Backlog    bool // there was something to read when the socket was closed
 

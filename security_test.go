@@ -3,6 +3,7 @@ package zmqgrace
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -279,27 +280,92 @@ func TestTheSocketThatAuthenticatesStaysAsLongAsThoseThatAsk(t *testing.T) {
 
 // Of a socket that was adopted only its last endpoint is known.
 func TestNobodyGetsInUnaskedWhereAnAdoptedSocketAuthenticates(t *testing.T) {
-	t.Parallel()
-	server := newKeys(t)
-	r := newTestRunner(t, briefly, WithLinger(patience), WithGrace(2*patience))
-	raw, err := r.Context().NewSocket(zmq4.REP)
+	for _, typ := range []zmq4.Type{zmq4.REP, zmq4.ROUTER} {
+		t.Run(typ.String(), func(t *testing.T) {
+			t.Parallel()
+			server := newKeys(t)
+			r := newTestRunner(t, briefly, WithLinger(patience), WithGrace(2*patience))
+			raw, err := r.Context().NewSocket(typ)
+			must(t, err)
+			must(t, errors.Join(raw.Bind(zapEndpoint), raw.Bind("inproc://elsewhere")))
+			zap, err := r.Adopt(raw)
+			must(t, err)
+			zap.Handle(func(_ context.Context, m *Message) error {
+				f := m.Frames
+				return m.Reply(f[0], f[1], []byte("400"), []byte("no"), nil, nil)
+			})
+			push, err := r.NewSocket(zmq4.PUSH)
+			must(t, err)
+			must(t, errors.Join(push.Raw().ServerAuthCurve("test", server.secret), push.Bind("tcp://127.0.0.1:*")))
+			s := start(t, r, nil)
+			must(t, push.Send(t.Context(), []byte("secret")))
+			go r.Shutdown(context.Background())
+			until(t, "it flushes", func() bool { return errors.Is(push.Send(t.Context(), nil), ErrClosed) })
+			stranger := dial(t, zmq4.PULL, push.Endpoint(), newKeys(t).clientOf(server), func(s *zmq4.Socket) error { return s.SetRcvtimeo(300 * ms) })
+			if got, err := stranger.Recv(0); err == nil {
+				t.Errorf("the stranger received %q", got)
+			}
+			must(t, r.Close())
+			s.returned()
+		})
+	}
+}
+
+func TestNobodyGetsIntoAnAdoptedServerBeforeThereIsSomebodyToAsk(t *testing.T) {
+	for _, refused := range []bool{false, true} {
+		t.Run(fmt.Sprint("Run was refused: ", refused), func(t *testing.T) {
+			t.Parallel()
+			adoptBeforeZAP(t, refused)
+		})
+	}
+}
+
+func adoptBeforeZAP(t *testing.T, refused bool) {
+	server, known := newKeys(t), newKeys(t)
+	r := newTestRunner(t, briefly)
+	raw, err := r.Context().NewSocket(zmq4.ROUTER)
 	must(t, err)
-	must(t, errors.Join(raw.Bind(zapEndpoint), raw.Bind("inproc://elsewhere")))
-	zap, err := r.Adopt(raw)
+	must(t, errors.Join(raw.ServerAuthCurve("test", server.secret), raw.Bind("tcp://127.0.0.1:*")))
+	front, err := r.Adopt(raw)
 	must(t, err)
-	denied := make(chan string, 100_000)
-	zap.Handle(zapHandler(denied, func(string, [][]byte) bool { return false }))
-	push, err := r.NewSocket(zmq4.PUSH)
-	must(t, err)
-	must(t, errors.Join(push.Raw().ServerAuthCurve("test", server.secret), push.Bind("tcp://127.0.0.1:*")))
-	s := start(t, r, nil)
-	must(t, push.Send(t.Context(), []byte("secret")))
-	go r.Shutdown(context.Background())
-	until(t, "it flushes", func() bool { return errors.Is(push.Send(t.Context(), nil), ErrClosed) })
-	stranger := dial(t, zmq4.PULL, push.Endpoint(), newKeys(t).clientOf(server), func(s *zmq4.Socket) error { return s.SetRcvtimeo(300 * ms) })
-	if got, err := stranger.Recv(0); err == nil {
+	if refused {
+		if err := r.Run(t.Context(), echo); !errors.Is(err, errZAP) {
+			t.Errorf("Run returned %v", err)
+		}
+	}
+	stranger := dial(t, zmq4.DEALER, front.Endpoint(), newKeys(t).clientOf(server))
+	tell(t, stranger, "let me in")
+	// Whoever is let in unasked is in by now.
+	<-time.After(200 * ms)
+	if readable(raw) {
+		t.Error("somebody is in before there is anybody to ask")
+	}
+	zap := bound(t, r, zmq4.REP, zapEndpoint)
+	zap.Handle(zapHandler(make(chan string, 1000), func(_ string, credentials [][]byte) bool {
+		return string(credentials[0]) == zmq4.Z85decode(known.public)
+	}))
+	s := start(t, r, echo)
+	request(t, dial(t, zmq4.DEALER, front.Endpoint(), known.clientOf(server)), "hello again")
+	if got, err := stranger.Recv(zmq4.DONTWAIT); err == nil {
 		t.Errorf("the stranger received %q", got)
 	}
-	must(t, r.Close())
-	s.returned()
+	s.ended()
+}
+
+func TestWhoDoesNotAuthenticateMayBeClosed(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	raw, err := r.Context().NewSocket(zmq4.REP)
+	must(t, err)
+	must(t, raw.Bind("inproc://innocent"))
+	innocent, err := r.Adopt(raw)
+	must(t, err)
+	front, err := r.NewSocket(zmq4.ROUTER)
+	must(t, err)
+	must(t, errors.Join(front.Raw().ServerAuthCurve("test", newKeys(t).secret), front.Bind("tcp://127.0.0.1:*")))
+	if innocent.Close() == nil {
+		t.Error("it was closed while nobody else is known to authenticate")
+	}
+	bound(t, r, zmq4.REP, zapEndpoint)
+	must(t, innocent.Close())
 }

@@ -569,6 +569,12 @@ func (r *Runner) isUsed() bool {
 	return r.used
 }
 
+func (r *Runner) hasRun() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ran
+}
+
 // unuse gives the Runner back, unless somebody waits for its end by now.
 func (r *Runner) unuse() bool {
 	r.mu.Lock()

@@ -31,7 +31,8 @@ type Socket struct {
 	late     Handler
 	goodbye  func(ctx context.Context, s *Socket) error
 	adopted  bool  // it may be bound and connected to what nobody knows
-	maybeZAP bool  // it may be the one that authenticates the others' peers
+	atZAP    bool  // it authenticates the peers of the others
+	maybeZAP bool  // or may do so
 	link     *link // to the other side of its proxy
 	warner   warner
 	ctx      context.Context // for its handler; names the socket as the sender that backpressure pauses
@@ -105,8 +106,9 @@ func (r *Runner) NewSocket(t zmq4.Type, opts ...SocketOption) (*Socket, error) {
 
 // Adopt takes over a socket that was made in the Runner's context, see [Runner.Context], with what it is
 // already bound or connected to. From then on the Runner alone may use it and close it. Options that apply
-// to later connections alone, such as high-water marks, stay as they were when it was bound: a REP that is bound already needs a
-// send high-water mark of 0 from before that, or it drops replies at its mark without a word (libzmq's rep.cpp).
+// to later connections alone, such as high-water marks, keep the values that they had when it was bound. A REP must have been given a send
+// high-water mark of 0 before its Bind, or it drops replies at the mark without a word (libzmq's rep.cpp). A socket that serves ZAP comes before
+// those that ask for it.
 //
 // While the Runner runs, only an inline handler or a timer may call it.
 func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) {
@@ -139,18 +141,26 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 	if slices.ContainsFunc(r.openSockets(), func(s *Socket) bool { return s.raw == raw }) {
 		return fail(errors.New("the Runner has that socket already"))
 	}
-	if r.isUsed() { // otherwise Run will look
-		if err := r.guardZAP(raw); err != nil {
-			return fail(err)
-		}
+	if err := r.guardZAP(raw); err != nil {
+		return fail(err)
+	}
+	endpoint, err := raw.GetLastEndpoint()
+	if err == nil && endpoint == zapEndpoint {
+		err = mayServeZAP(t)
+	}
+	if err != nil {
+		return fail(err)
 	}
 	s, err := r.own(raw, t, so)
 	if err != nil {
 		return fail(err)
 	}
 	s.adopted = true
-	if endpoint, err := raw.GetLastEndpoint(); err == nil && endpoint != "" {
-		s.at(endpoint)
+	if endpoint != "" {
+		s.count(func(c *SocketReport) { c.Endpoints = append(c.Endpoints, endpoint) })
+	}
+	if endpoint == zapEndpoint {
+		s.servesZAP()
 	}
 	return s, nil
 }
@@ -209,16 +219,10 @@ func (s *Socket) readHighWaterMark() error {
 // (see Endpoint), "ipc:///run/service.sock", "inproc://name". ipc takes over the path of a live server
 // without an error. While the Runner runs, only an inline handler or a timer may call it.
 func (s *Socket) Bind(endpoint string) error {
-	return s.attach("bind", endpoint, func(endpoint string) error {
-		if endpoint == zapEndpoint {
-			s.r.dropZAPGuard()
-		}
-		err := s.raw.Bind(endpoint)
-		if endpoint == zapEndpoint && err != nil {
-			err = errors.Join(err, s.r.guardAll()) // as before
-		}
-		return err
-	})
+	if endpoint == zapEndpoint {
+		return s.attach("bind", endpoint, s.bindZAP)
+	}
+	return s.attach("bind", endpoint, s.raw.Bind)
 }
 
 // Connect connects to endpoint, like zmq_connect: it returns at once, also where nobody listens yet.
@@ -253,16 +257,8 @@ func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
 	if resolved, err := s.raw.GetLastEndpoint(); err == nil && resolved != "" {
 		endpoint = resolved
 	}
-	s.at(endpoint)
-	return nil
-}
-
-// at notes where the socket is bound or connected to.
-func (s *Socket) at(endpoint string) {
 	s.count(func(c *SocketReport) { c.Endpoints = append(c.Endpoints, endpoint) })
-	if endpoint == zapEndpoint && !s.quietly {
-		s.quiet = 0
-	}
+	return nil
 }
 
 // Close closes this socket alone: what is on its outbox is sent as far as libzmq takes it at once (the rest is

@@ -87,6 +87,16 @@ func ipcEndpoint(t testing.TB) string {
 	return "ipc://" + filepath.Join(dir, "s")
 }
 
+// eventually is until for a handler, which may not end its test, nor its goroutine.
+func eventually(there func() bool) error {
+	for end := time.Now().Add(patience); !there(); time.Sleep(ms) {
+		if time.Now().After(end) {
+			return fmt.Errorf("not within %v", patience)
+		}
+	}
+	return nil
+}
+
 // peerIn is a peer in a given context. The test closes it.
 func peerIn(t testing.TB, ctx *zmq4.Context, typ zmq4.Type) *zmq4.Socket {
 	t.Helper()

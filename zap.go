@@ -42,7 +42,7 @@ func (r *Runner) guardZAP(raw *zmq4.Socket) error {
 	if !r.isUsed() {
 		return nil // the real one may come until Run
 	}
-	if fresh {
+	if fresh && r.hasRun() {
 		r.dropZAPGuard()
 	}
 	return errZAP
@@ -96,25 +96,45 @@ func asksZAP(raw *zmq4.Socket) (bool, error) {
 	return true, nil
 }
 
-// guardAll guards those sockets that ask while nobody is there.
-func (r *Runner) guardAll() error { return r.checkZAP(r.openSockets()) }
+// mayServeZAP refuses what libzmq does not bear at that endpoint: the first peer that is to be authenticated aborts the process
+// (session_base.cpp, zap_connect).
+func mayServeZAP(t zmq4.Type) error {
+	if t != zmq4.REP && t != zmq4.ROUTER {
+		return fmt.Errorf("only a REP or ROUTER can authenticate, not a %v", t)
+	}
+	return nil
+}
+
+// bindZAP is Bind at that endpoint.
+func (s *Socket) bindZAP(endpoint string) error {
+	if err := mayServeZAP(s.typ); err != nil {
+		return err
+	}
+	s.r.dropZAPGuard()
+	if err := s.raw.Bind(endpoint); err != nil {
+		return errors.Join(err, s.r.checkZAP(s.r.openSockets())) // with a guard, as before
+	}
+	s.servesZAP()
+	return nil
+}
+
+// servesZAP notes that s authenticates the other sockets' peers. Strangers must not make its silence.
+func (s *Socket) servesZAP() {
+	s.atZAP = true
+	if !s.quietly {
+		s.quiet = 0
+	}
+}
 
 // answersZAP reports whether s is the one that authenticates the other sockets' peers. Of one that was adopted only the last endpoint is
-// known: where none is known to be it, a REP of that kind may be.
-func (s *Socket) answersZAP() bool { return s.isAtZAP() || s.maybeZAP }
-
-func (s *Socket) isAtZAP() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Contains(s.counts.Endpoints, zapEndpoint)
-}
+// known: where none is known to be it, one of that kind may be.
+func (s *Socket) answersZAP() bool { return s.atZAP || s.maybeZAP }
 
 // suspectZAP finds the sockets that may be it.
 func suspectZAP(sockets []*Socket) {
-	if !slices.ContainsFunc(sockets, (*Socket).isAtZAP) && slices.ContainsFunc(sockets, (*Socket).needsZAP) {
-		for _, s := range sockets {
-			s.maybeZAP = s.adopted && s.typ == zmq4.REP
-		}
+	unknown := !slices.ContainsFunc(sockets, func(s *Socket) bool { return s.atZAP }) && slices.ContainsFunc(sockets, (*Socket).needsZAP)
+	for _, s := range sockets {
+		s.maybeZAP = unknown && s.adopted && mayServeZAP(s.typ) == nil
 	}
 }
 
@@ -126,13 +146,13 @@ func (s *Socket) needsZAP() bool {
 
 // mayLeave refuses to close the socket that authenticates the peers of others, while there are such: libzmq would let strangers in.
 func (s *Socket) mayLeave() error {
-	if s.typ != zmq4.REP && !s.isAtZAP() {
+	if mayServeZAP(s.typ) != nil || !s.atZAP && !s.adopted {
 		return nil
 	}
 	open := s.r.openSockets()
 	suspectZAP(open)
 	if s.answersZAP() && slices.ContainsFunc(open, func(other *Socket) bool { return other != s && other.needsZAP() }) {
-		return errors.New("it authenticates the peers of other sockets, and without it every peer would be let in: close those first")
+		return errors.New("it authenticates the peers of other sockets, or may, and without it every peer would be let in: close those first")
 	}
 	return nil
 }
