@@ -143,6 +143,9 @@ func (s *Socket) feedsOwn() bool {
 func (l *loop) abandonBacklog() {
 	end := time.Now().Add(l.plan.sorting)
 	for _, s := range l.sockets {
+		if s.shutFront() && s.readable() {
+			l.noQuiet.Store(true) // its clients did not pause, and nobody promised to take that
+		}
 		for s.waitedFor() && l.told() == abandoning && time.Now().Before(end) {
 			if len(s.inbox.messages) == 0 && s.receive(turnMessages) != nil {
 				break

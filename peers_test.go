@@ -74,8 +74,8 @@ func (d *debtor) outlives(most time.Duration) (Report, error) {
 		over(d.t, "it owes", d.did)
 	}
 	if d.phase != Closing {
-		d.serves()
 		d.servesMeanwhile()
+		d.serves()
 	}
 	asked := time.Now()
 	rep, err := d.letGo()
@@ -95,6 +95,9 @@ func (d *debtor) outlives(most time.Duration) (Report, error) {
 // meanwhile.
 func (d *debtor) servesMeanwhile() {
 	d.t.Helper()
+	if !d.isWaitedFor() { // as where others are prepared meanwhile, or it was killed
+		return
+	}
 	answered := 0
 	for d.isWaitedFor() {
 		d.serves()

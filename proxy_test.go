@@ -620,6 +620,27 @@ func TestABrokerIsBusyWhereItLeavesRequestsUnread(t *testing.T) {
 	}
 }
 
+func TestABrokerIsBusyWhereTheHardEndFindsRequestsUnread(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithDrainQuiet(100*ms), WithDrainLimit(100*ms), WithGrace(time.Second))
+	// Something else keeps the drain up to the hard end.
+	front, back, err := newBroker(r, WithGoodbye(func(ctx context.Context, _ *Socket) error { <-ctx.Done(); return nil }))
+	must(t, err)
+	s := start(t, r, nil)
+	worker := startWorker(t, back.Endpoint(), 0)
+	go func() {
+		for range worker.lines { // that it is busy
+		}
+	}()
+	clients := newHasty(t, 2, front.Endpoint())
+	until(t, "the broker works", func() bool { return clients.answered.Load() > 20 })
+	rep, err := s.end()
+	clients.end()
+	if unanswered := clients.sent.Load() - clients.answered.Load(); err == nil || unanswered == 0 || !rep.Busy {
+		t.Errorf("%d requests were left unread; Run returned %v, the report is %v", unanswered, err, rep)
+	}
+}
+
 func TestAProxiedSocketMayBeBoundWhileTheRunnerRuns(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly)
