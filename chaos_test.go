@@ -33,7 +33,7 @@ var (
 )
 
 // chaosRegressions are seeds that found something. What they found, as far as it is the Runner's, has a test of its
-// own that needs no luck: a reply that meets the return of ErrDeferred (5544), and a broker that is not Busy where the hard end finds
+// own that needs no luck: a reply that meets the return of ErrDeferred (5544, 10671), and a broker that is not Busy where the hard end finds
 // requests at its front (120504, 123140). A proxy that gives up requests older than the drain
 // limit (5992, 40210), a machine that stands still while a socket leaks (5867, 82342, 83468), a first signal in an end that an error
 // began (81262), and a WaitGroup waited for while a handler that was left behind adds to it (81950), were holes in the test.
