@@ -44,13 +44,21 @@ func (s *running) ended() Report {
 // until looks again and again until what is awaited is there, for what gives no sign of its own.
 func until(t testing.TB, what string, there func() bool) {
 	t.Helper()
+	if err := eventually(there); err != nil {
+		t.Fatalf("%v: %s", err, what)
+	}
+}
+
+// eventually is until for a handler, which may not end its test, nor its goroutine.
+func eventually(there func() bool) error {
 	tick := time.NewTicker(ms)
 	defer tick.Stop()
 	for end := time.Now().Add(patience); !there(); <-tick.C {
 		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", patience, what)
+			return fmt.Errorf("not within %v", patience)
 		}
 	}
+	return nil
 }
 
 // next takes the next value from a channel, or fails the test.
@@ -85,16 +93,6 @@ func ipcEndpoint(t testing.TB) string {
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return "ipc://" + filepath.Join(dir, "s")
-}
-
-// eventually is until for a handler, which may not end its test, nor its goroutine.
-func eventually(there func() bool) error {
-	for end := time.Now().Add(patience); !there(); time.Sleep(ms) {
-		if time.Now().After(end) {
-			return fmt.Errorf("not within %v", patience)
-		}
-	}
-	return nil
 }
 
 // peerIn is a peer in a given context. The test closes it.
