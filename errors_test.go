@@ -510,7 +510,7 @@ var occasions = map[string]func(t *testing.T) error{
 	"zmqgrace: Run: …: a Runner runs once":                                         again,
 	"zmqgrace: Run: …":                                                             withoutHandler,
 	"socket \"…\" can receive and has no handler: give one to Run, or call Handle": withoutHandler,
-	"it has a ZAP domain and nothing serves inproc://zeromq.zap.01 in the Runner's context, so every peer would be let in: bind a REP socket of this Runner there, or clear the domain": withoutZAP,
+	"it has a ZAP domain and nothing serves inproc://zeromq.zap.01 in the Runner's context, so every peer would be let in: bind a REP socket of this Runner there, or set no domain": withoutZAP,
 	"the PAIR that wakes the loop: …": terminated,
 
 	"zmqgrace: reply on socket \"…\": a … can't reply": answering(zmq4.PULL, zmq4.PUSH, func(_ context.Context, _ *Runner, m *Message) error { return m.Reply() }),

@@ -108,7 +108,13 @@ func TestWhoDoesNotKnowTheServersKeyGetsNothingIn(t *testing.T) {
 		"no key":               func(*zmq4.Socket) error { return nil },
 		"a password":           func(s *zmq4.Socket) error { return s.ClientAuthPlain("me", "secret") },
 	} {
-		tell(t, dial(t, zmq4.DEALER, g.front.Endpoint(), set), name)
+		stranger := peer(t, zmq4.DEALER, set)
+		events := handshakes(t, stranger)
+		must(t, stranger.Connect(g.front.Endpoint()))
+		tell(t, stranger, name)
+		if got, _, _, err := events.RecvEvent(0); err != nil || got == zmq4.EVENT_HANDSHAKE_SUCCEEDED {
+			t.Errorf("%s: the handshake has ended with %v, %v", name, got, err)
+		}
 	}
 	client := dial(t, zmq4.DEALER, g.front.Endpoint(), known.clientOf(server))
 	for range 100 {
@@ -350,6 +356,62 @@ func adoptBeforeZAP(t *testing.T, refused bool) {
 		t.Errorf("the stranger received %q", got)
 	}
 	s.ended()
+}
+
+// What the Runner can't prevent, libzmq itself must: there is nobody left to ask, and the server is served on.
+func TestNobodyGetsInWhereTheSocketThatAuthenticatesWasClosedBehindTheRunnersBack(t *testing.T) {
+	t.Parallel()
+	if portable != "" {
+		t.Skip("pebbe can't set ZMQ_ZAP_ENFORCE_DOMAIN")
+	}
+	server, known := newKeys(t), newKeys(t)
+	r := newTestRunner(t, briefly)
+	front, err := r.NewSocket(zmq4.ROUTER)
+	must(t, err)
+	must(t, errors.Join(front.Raw().ServerAuthCurve("test", server.secret), front.Bind("tcp://127.0.0.1:*")))
+	zap := bound(t, r, zmq4.REP, zapEndpoint)
+	zap.Handle(zapHandler(make(chan string, 10), func(string, [][]byte) bool { return true }))
+	gone, release := make(chan struct{}), make(chan struct{})
+	s := start(t, r, func(context.Context, *Message) error {
+		must(t, zap.Raw().Close())
+		next, err := r.Context().NewSocket(zmq4.REP)
+		must(t, err)
+		until(t, "its place is free", func() bool { return next.Bind(zapEndpoint) == nil })
+		must(t, errors.Join(next.Unbind(zapEndpoint), next.Close()))
+		close(gone)
+		<-release
+		return nil
+	})
+	tell(t, dial(t, zmq4.DEALER, front.Endpoint(), known.clientOf(server)), "hello")
+	over(t, "nobody authenticates any more", gone)
+
+	stranger := peer(t, zmq4.DEALER, newKeys(t).clientOf(server))
+	events := handshakes(t, stranger)
+	must(t, stranger.Connect(front.Endpoint()))
+	if got, _, _, err := events.RecvEvent(0); got != zmq4.EVENT_HANDSHAKE_FAILED_NO_DETAIL {
+		t.Errorf("the stranger's handshake has ended with %v, %v", got, err)
+	}
+	close(release)
+	if _, err := s.returned(); err == nil || !strings.Contains(err.Error(), "closed") {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+// handshakes tells how a peer's handshakes end.
+func handshakes(t *testing.T, s *zmq4.Socket) (events *zmq4.Socket) {
+	t.Helper()
+	const endpoint = "inproc://handshakes"
+	must(t, s.Monitor(endpoint, zmq4.EVENT_HANDSHAKE_SUCCEEDED|zmq4.EVENT_HANDSHAKE_FAILED_NO_DETAIL|
+		zmq4.EVENT_HANDSHAKE_FAILED_PROTOCOL|zmq4.EVENT_HANDSHAKE_FAILED_AUTH))
+	ctx, err := s.Context()
+	must(t, err)
+	events = peerIn(t, ctx, zmq4.PAIR)
+	t.Cleanup(func() {
+		s.Monitor("", 0)
+		events.Close()
+	})
+	must(t, events.Connect(endpoint))
+	return events
 }
 
 func TestWhoDoesNotAuthenticateMayBeClosed(t *testing.T) {

@@ -23,6 +23,11 @@ func (r *Runner) guardZAP(raw *zmq4.Socket) error {
 	if err != nil || !asks {
 		return err
 	}
+	// A second lock, where libzmq has it and the handle is found: for the moments between the guard and the real one, and for one
+	// that is closed behind the Runner's back. A domain that is set stays (options.cpp), so the lock may too.
+	if handle := handleOf(raw); handle.Valid() {
+		handle.EnforceZAP()
+	}
 	fresh := r.zapGuard == nil
 	if fresh {
 		guard, err := r.context.NewSocket(zmq4.REP)
@@ -49,7 +54,7 @@ func (r *Runner) guardZAP(raw *zmq4.Socket) error {
 }
 
 var errZAP = errors.New("it has a ZAP domain and nothing serves " + zapEndpoint + " in the Runner's context, so every peer " +
-	"would be let in: bind a REP socket of this Runner there, or clear the domain")
+	"would be let in: bind a REP socket of this Runner there, or set no domain")
 
 // dropZAPGuard makes way for the real one.
 func (r *Runner) dropZAPGuard() {

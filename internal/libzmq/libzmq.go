@@ -18,6 +18,7 @@ package libzmq
 #cgo nocallback zg_poll
 #cgo noescape zg_type
 #cgo nocallback zg_type
+#cgo nocallback zg_enforce_zap
 #cgo nocallback zg_new
 #cgo nocallback zg_free
 #cgo nocallback zg_clear
@@ -63,6 +64,10 @@ func HandleOf(s *zmq4.Socket) Handle {
 	}
 	return h
 }
+
+// EnforceZAP has libzmq let nobody in where the socket has a ZAP domain and nobody answers, at endpoints that it is bound or
+// connected to from then on. It must have a domain: else libzmq aborts when a peer comes (plain_server.cpp).
+func (h Handle) EnforceZAP() error { return errno(C.zg_enforce_zap(h.socket)) }
 
 // A Frame is one part of a message in a [Batch], or on its way to [Send].
 type Frame struct {
