@@ -64,6 +64,7 @@ type loop struct {
 	sockets   []*Socket     // those that are open
 	poller    poller        // of the doorbell, and then the sockets
 	ready     []*Socket     // that the last poll found
+	fed       int           // the place of the socket whose message a worker got last
 	pollAgain time.Duration // when the clock says so
 	yieldNext time.Duration // likewise
 	batch     *libzmq.Batch
@@ -90,6 +91,7 @@ func newLoop(r *Runner) *loop {
 		termedC:  make(chan struct{}),
 		began:    time.Now(),
 		stale:    true,
+		fed:      -1,
 	}
 	l.crew = newCrew(l, r.opts.workers)
 	return l
@@ -365,10 +367,14 @@ func (l *loop) poll(timeout time.Duration, receiving bool) []*Socket {
 	now := l.clock()
 	l.pollAgain = now + turnTime
 	l.yield(now)
-	for i, s := range l.sockets {
-		if s.polledFor&zmq4.POLLIN != 0 && (len(s.inbox.messages) > 0 || l.poller.found(i+1)&zmq4.POLLIN != 0) {
+	// Whose turn is first may take all the idle workers, so it is the next one's after the last who got one.
+	for i := range l.sockets {
+		place := (l.fed + 1 + i) % len(l.sockets)
+		s := l.sockets[place]
+		if s.polledFor&zmq4.POLLIN != 0 && (len(s.inbox.messages) > 0 || l.poller.found(place+1)&zmq4.POLLIN != 0) {
 			l.ready = append(l.ready, s)
 			s.turnLeft = turnMessages
+			s.place = place
 			l.empty = l.empty && !s.waitedFor()
 		}
 	}
@@ -482,6 +488,7 @@ func (l *loop) handOut(s *Socket) {
 	for len(s.inbox.messages) > 0 && l.crew.room(1) > 0 && !s.paused() {
 		s.received(1)
 		s.counted(1)
+		l.fed = s.place
 		l.crew.assign(s.job(s.inbox.next()))
 	}
 }

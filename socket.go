@@ -48,6 +48,7 @@ type Socket struct {
 	lastTurn  int           // messages handled in its last turn
 	turnLeft  int           // messages that it may handle before the next poll
 	polledFor zmq4.State    // what the poller looks for
+	place     int           // among the sockets of the last poll
 	owing     bool          // it is among the loop's owing
 	mark      time.Duration // the loop's waited time at the last activity: quiet is counted from there
 	emptied   bool          // had an empty moment since the drain began

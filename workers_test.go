@@ -983,3 +983,46 @@ func TestAHandlerMayDeferItsReplyAndStopTheServer(t *testing.T) {
 		t.Errorf("Run returned %v, the report is %v", err, rep)
 	}
 }
+
+// One worker is all that there is, and two sockets have more for it than it can ever handle.
+func TestWithWorkersEverySocketGetsItsTurn(t *testing.T) {
+	t.Parallel()
+	for _, workers := range []int{1, 3} {
+		t.Run(fmt.Sprint(workers, " workers"), func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, briefly, WithWorkers(workers), WithDrainLimit(0))
+			var sockets []*Socket
+			for range 2 {
+				sockets = append(sockets, bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*"), bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*"))
+			}
+			s := start(t, r, func(_ context.Context, m *Message) error {
+				if m.Socket.typ == zmq4.ROUTER {
+					return m.Reply(m.Frames...)
+				}
+				<-time.After(ms)
+				return nil
+			})
+			for _, own := range sockets {
+				if own.typ == zmq4.PULL {
+					push := dial(t, zmq4.PUSH, own.Endpoint())
+					for range 20_000 {
+						tell(t, push, "work")
+					}
+					until(t, "the work has begun", func() bool { return own.report().Handled > 0 })
+				}
+			}
+			for _, own := range sockets {
+				if own.typ == zmq4.ROUTER {
+					client := dial(t, zmq4.REQ, own.Endpoint())
+					for range 20 {
+						request(t, client, "is it my turn?")
+					}
+				}
+			}
+			must(t, r.Close())
+			if rep, _ := s.returned(); rep.Sockets[0].Handled+rep.Sockets[2].Handled > 10_000 {
+				t.Errorf("the report is %v", rep)
+			}
+		})
+	}
+}
