@@ -475,6 +475,20 @@ var occasions = map[string]func(t *testing.T) error{
 		return err
 	},
 	"the Runner has that socket already": adoptTwice,
+	"it has a request that was not replied to, and would receive no other one: reply first": func(t *testing.T) error {
+		r := newTestRunner(t, quick)
+		rep, err := r.Context().NewSocket(zmq4.REP)
+		must(t, err)
+		t.Cleanup(func() { rep.Close() })
+		must(t, rep.Bind("tcp://127.0.0.1:*"))
+		endpoint, err := rep.GetLastEndpoint()
+		must(t, err)
+		tell(t, dial(t, zmq4.REQ, endpoint), "x")
+		_, err = rep.Recv(0)
+		must(t, err)
+		_, err = r.Adopt(rep)
+		return err
+	},
 	"zmqgrace: … \"…\" on socket \"…\": …": func(t *testing.T) error {
 		return bound(t, newTestRunner(t, quick), zmq4.REP, "inproc://x").Bind("nowhere")
 	},

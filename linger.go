@@ -230,11 +230,11 @@ func (l *loop) lingers() (over time.Time) {
 }
 
 // expired reports whether Term came back when the linger of a socket was over that may still have held something, or
-// a socket's flush left it no linger. Who was closed with a shorter linger than others may have dropped long before.
+// a socket's flush left it no linger for what was sent. Who was closed with a shorter linger than others may have dropped long before.
 func (l *loop) expired() bool {
 	for _, s := range l.r.allSockets() {
 		over := s.deadline.After(l.flushing) && !l.termedAt.Before(s.deadline.Add(lingerMargin/2))
-		if c := s.report(); c.lingered() && (s.cutOff || over) {
+		if c := s.report(); c.lingered() && (over || s.cutOff && c.Sent > 0) {
 			return true
 		}
 	}

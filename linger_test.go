@@ -2,6 +2,7 @@ package zmqgrace
 
 import (
 	"context"
+	"errors"
 	"math"
 	"testing"
 	"time"
@@ -237,5 +238,108 @@ func TestASocketThatIsClosedInTheReadyDelayIsNoLeak(t *testing.T) {
 	rep, err := start(t, r, nil).end()
 	if e := incomplete(t, err); e.Leaked || !rep.LingerExpired {
 		t.Errorf("Run returned %v", err)
+	}
+}
+
+// The longest linger counts, in whatever order the sockets were made.
+func TestTheEndWaitsForTheLongestLingerWhateverTheOrder(t *testing.T) {
+	t.Parallel()
+	for _, last := range []string{"short", "long"} {
+		t.Run(last+" last", func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, briefly)
+			at := ipcEndpoint(t)
+			long := func() *Socket { return connected(t, r, zmq4.PUSH, at, WithSocketLinger(patience/2)) }
+			short := func() *Socket { return connected(t, r, zmq4.PUSH, ipcEndpoint(t), WithSocketLinger(50*ms)) }
+			var sockets []*Socket
+			if last == "short" {
+				sockets = []*Socket{long(), short()}
+			} else {
+				sockets = []*Socket{short(), long()}
+			}
+			for _, s := range sockets {
+				must(t, s.Send(t.Context(), []byte("x")))
+			}
+			s := start(t, r, nil)
+			until(t, "libzmq has both", func() bool { return sockets[0].report().Sent+sockets[1].report().Sent == 2 })
+			go s.Shutdown(context.Background())
+			until(t, "the other's linger and the slack are over", func() bool {
+				return r.Phase() == Done || phaseOf(r.Report(), Closing) > 50*ms+termSlack+300*ms
+			})
+			pull := peer(t, zmq4.PULL, func(s *zmq4.Socket) error { return s.SetRcvtimeo(3 * time.Second) })
+			must(t, pull.Bind(at))
+			if m, err := pull.Recv(0); err != nil || m != "x" {
+				t.Errorf("the peer received %q, %v", m, err)
+			}
+			_, err := s.returned()
+			if e := incomplete(t, err); e.Leaked { // what the short one dropped nobody knows, and nothing was leaked
+				t.Errorf("Run returned %v", err)
+			}
+		})
+	}
+}
+
+func TestASocketThatIsClosedWhenItsLingerIsOverWasCutOffUnlessItHadNone(t *testing.T) {
+	for linger, want := range map[time.Duration]bool{-1: true, time.Second: true, 0: false} {
+		r := newTestRunner(t)
+		s, err := r.NewSocket(zmq4.PUSH, WithSocketLinger(linger))
+		must(t, err)
+		s.deadline = time.Now()
+		if s.shut(); s.cutOff != want {
+			t.Errorf("with a linger of %v cutOff is %v", linger, s.cutOff)
+		}
+	}
+}
+
+// What libzmq holds that the Runner did not send has its linger all the same, and is nobody's leak.
+func TestWhatWasNotSentByTheRunnerLingersToo(t *testing.T) {
+	t.Parallel()
+	const linger = 300 * ms
+	raw := func(t *testing.T, r *Runner, typ zmq4.Type) *zmq4.Socket {
+		s, err := r.Context().NewSocket(typ)
+		must(t, err)
+		must(t, s.Connect(nobody))
+		return s
+	}
+	for name, hold := range map[string]func(t *testing.T, r *Runner){
+		"sent before it was adopted": func(t *testing.T, r *Runner) {
+			push := raw(t, r, zmq4.PUSH)
+			tell(t, push, "x")
+			_, err := r.Adopt(push)
+			must(t, err)
+		},
+		"a request that was sent before": func(t *testing.T, r *Runner) {
+			dealer := raw(t, r, zmq4.DEALER)
+			tell(t, dealer, "x")
+			_, err := r.Adopt(dealer)
+			must(t, err)
+		},
+		"a raw send": func(t *testing.T, r *Runner) {
+			push := connected(t, r, zmq4.PUSH, nobody)
+			tell(t, push.Raw(), "x")
+		},
+		"a probe": func(t *testing.T, r *Runner) {
+			dealer, err := r.NewSocket(zmq4.DEALER)
+			must(t, err)
+			must(t, errors.Join(dealer.Raw().SetProbeRouter(1), dealer.Connect(nobody)))
+		},
+		"a subscription": func(t *testing.T, r *Runner) {
+			sub, err := r.NewSocket(zmq4.SUB, WithSocketLinger(linger))
+			must(t, err)
+			must(t, errors.Join(sub.Raw().SetSubscribe(""), sub.Connect(nobody)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, briefly, WithLinger(linger))
+			hold(t, r)
+			rep, err := start(t, r, echo).end()
+			if e := incomplete(t, err); e.Leaked || !rep.LingerExpired {
+				t.Errorf("Run returned %v", err)
+			}
+			if took := phaseOf(rep, Closing); took < linger {
+				t.Errorf("what it held had %v", took)
+			}
+		})
 	}
 }

@@ -145,6 +145,7 @@ type SocketReport struct {
 	Backlog    bool // there was something to read when the socket was closed
 
 	linger        time.Duration
+	untold        bool // it may hold what the Runner did not send
 	droppedBefore int  // Dropped when the end was asked for
 	lingerExpired bool // it may have held something when the longest linger was over
 }
@@ -172,7 +173,7 @@ func (s *SocketReport) left() string {
 }
 
 // lingered reports whether the socket may have held something that its linger was for.
-func (s *SocketReport) lingered() bool { return s.Sent > 0 && s.linger != 0 }
+func (s *SocketReport) lingered() bool { return (s.Sent > 0 || s.untold) && s.linger != 0 }
 
 // String makes the report readable in a log line: it is the JSON.
 func (r Report) String() string {

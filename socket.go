@@ -149,6 +149,9 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 	if err == nil && endpoint == zapEndpoint {
 		err = mayServeZAP(t)
 	}
+	if err == nil && t == zmq4.REP {
+		err = owesNothing(raw)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -157,6 +160,7 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 		return fail(err)
 	}
 	s.adopted = true
+	s.mayHoldMore()
 	if endpoint != "" {
 		s.count(func(c *SocketReport) { c.Endpoints = append(c.Endpoints, endpoint) })
 	}
@@ -164,6 +168,15 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 		s.servesZAP()
 	}
 	return s, nil
+}
+
+// owesNothing refuses a REP that somebody has received a request from: it is writable, and nobody here has the message to reply to.
+func owesNothing(rep *zmq4.Socket) error {
+	events, err := rep.GetEvents()
+	if err == nil && events&zmq4.POLLOUT != 0 {
+		err = errors.New("it has a request that was not replied to, and would receive no other one: reply first")
+	}
+	return err
 }
 
 // socketOptions checks whether and how a socket of type t can be made.
@@ -197,6 +210,9 @@ func (r *Runner) own(raw *zmq4.Socket, t zmq4.Type, so socketOptions) (*Socket, 
 	}
 	s := &Socket{r: r, raw: raw, handle: handleOf(raw), typ: t, name: so.name, linger: so.linger, quiet: so.quiet, quietly: so.quietly, late: so.late, goodbye: so.goodbye}
 	s.counts = SocketReport{Name: so.name, Type: t, linger: so.linger}
+	if t == zmq4.SUB || t == zmq4.XSUB {
+		s.mayHoldMore() // subscriptions are sent, too
+	}
 	if err := s.readHighWaterMark(); err != nil {
 		return nil, err
 	}
@@ -307,11 +323,21 @@ func (s *Socket) Handle(h Handler) { s.handler = h }
 // Name returns the socket's name. Any goroutine may call it.
 func (s *Socket) Name() string { return s.name }
 
-// Raw returns the socket itself, for the options that the Runner has no say in: before Run, or in a handler.
+// Raw returns the socket itself, for the options that the Runner has no say in: before Run, or in an inline handler or a timer. With
+// [WithWorkers] a handler is not inline, and libzmq does not bear two goroutines on a socket.
 // Set high-water marks before Bind and Connect. Do not close it, and do not receive from it; a send on it
 // that blocks, blocks the loop (the end of the Runner's grace frees it). ROUTER_HANDOVER lets a client have libzmq abort the process:
 // see SECURITY.md.
-func (s *Socket) Raw() *zmq4.Socket { return s.raw }
+func (s *Socket) Raw() *zmq4.Socket {
+	s.mayHoldMore()
+	return s.raw
+}
+
+// mayHoldMore notes that s may hold what the Runner did not send, and so does not count: a send on the raw socket, what was sent before
+// Adopt, the probe of ZMQ_PROBE_ROUTER.
+func (s *Socket) mayHoldMore() {
+	s.count(func(c *SocketReport) { c.untold = c.Type != zmq4.PULL })
+}
 
 // Pause has the socket receive nothing more until Resume, as a broker does while it has no worker: what comes
 // waits in libzmq, whose high-water mark then holds the peers back. It takes effect at once; any goroutine may call
