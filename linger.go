@@ -100,7 +100,7 @@ func (l *loop) flush() {
 		l.owe(s) // whether or not whoever wrote last has come to ring
 		// While running a slow subscriber loses messages rather than hold up the others. Now all that
 		// remains is owed, so libzmq shall say when one is at its high-water mark.
-		s.delivery.patient = s.delivery.patient || s.typ == zmq4.PUB || s.typ == zmq4.XPUB
+		s.delivery.patient = s.delivery.patient || s.publishes()
 	}
 	for l.told() != forcing && l.broken == nil {
 		// Nobody looks at these any more, and as long as there are some, poll does not sleep.

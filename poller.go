@@ -279,7 +279,7 @@ func (l *loop) patience() time.Duration {
 		}
 	}
 	for _, s := range l.owing {
-		if s.delivery.holding > 0 || s.delivery.nodrop {
+		if s.delivery.holding > 0 || s.publishes() {
 			longest = min(longest, retryTick)
 			if longest < 0 {
 				longest = retryTick
@@ -289,6 +289,9 @@ func (l *loop) patience() time.Duration {
 	}
 	return l.untilTimer(longest)
 }
+
+// publishes reports whether libzmq always calls s writable: a publisher is, also where it is told to refuse rather than drop.
+func (s *Socket) publishes() bool { return s.typ == zmq4.PUB || s.typ == zmq4.XPUB }
 
 // unquiet is how much quiet is missing yet; at least a millisecond, which is the shortest sleep of poll.
 func (l *loop) unquiet() time.Duration {
@@ -319,7 +322,7 @@ func (l *loop) poll(timeout time.Duration, receiving bool) []*Socket {
 		if receiving && s.mayReceive() {
 			events |= zmq4.POLLIN
 		}
-		if !s.delivery.taken.empty() && !s.delivery.nodrop {
+		if !s.delivery.taken.empty() && !s.publishes() {
 			events |= zmq4.POLLOUT
 		}
 		if events != s.polledFor {
