@@ -288,3 +288,28 @@ func TestCloseOfARunnerThatNeverRanLogsNoError(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatTheEndWaitsForIsNotSaidWhereTheLoggerBlocks(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		for range cap(r.told) + 1 { // nobody reads them: the announcer is in a call of the logger
+			r.sayWaiting("silence")
+		}
+	}()
+	over(t, "all is said", said)
+}
+
+func TestWhatIsDroppedForAPeerIsLogged(t *testing.T) {
+	t.Parallel()
+	r, log := newLoggedRunner(t, briefly)
+	router := lowRouter(t, r)
+	s := start(t, r, fountain(400, 64<<10))
+	tell(t, greedy(t, router.Endpoint(), "slow"), "flood")
+	until(t, "what the peer is owed is dropped", func() bool { return router.report().Dropped > 0 })
+	must(t, r.Close())
+	s.returned()
+	checkLogged(t, log.check(t), "a peer takes nothing")
+}

@@ -245,6 +245,9 @@ func (s *Socket) deliver(now time.Time) {
 	if t.replied {
 		s.touch()
 	}
+	if t.dropped > 0 {
+		s.warner.warn(s.r.opts.logger, "a peer takes nothing, so what is for it is dropped", "socket", s.name, "dropped", t.dropped)
+	}
 	s.mu.Lock()
 	s.counts.Sent += t.sent
 	s.counts.Unroutable += t.unroutable
