@@ -36,7 +36,7 @@ type owedPeer struct {
 // failed, or, if they grew too old in the drain, as abandoned, which is an error. Where more than a thousand clients wait
 // for an answer, requests that are older than a minute and than the drain limit are given up while running, too.
 // From the drain limit on nothing more is taken from the frontend ([WithLate] can answer it). An XPUB behind a proxy
-// waits for a slow subscriber for a second before it drops. Who closes one of the two sockets closes the other, too: it would go on taking what
+// waits for a slow subscriber for a second before it drops. Whoever closes one of the two sockets must close the other, too: it would go on taking what
 // it can't pass on.
 func (r *Runner) Proxy(frontend, backend *Socket) error {
 	fail := func(err error) error { return fmt.Errorf("zmqgrace: proxy: %w", err) }

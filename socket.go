@@ -323,11 +323,10 @@ func (s *Socket) Handle(h Handler) { s.handler = h }
 // Name returns the socket's name. Any goroutine may call it.
 func (s *Socket) Name() string { return s.name }
 
-// Raw returns the socket itself, for the options that the Runner has no say in: before Run, or in an inline handler or a timer. With
-// [WithWorkers] a handler is not inline, and libzmq does not bear two goroutines on a socket.
-// Set high-water marks before Bind and Connect. Do not close it, and do not receive from it; a send on it
-// that blocks, blocks the loop (the end of the Runner's grace frees it). ROUTER_HANDOVER lets a client have libzmq abort the process:
-// see SECURITY.md.
+// Raw returns the socket itself, for the options that the Runner has no say in: before Run, or in an inline handler or a timer (a
+// handler on a worker is another goroutine, and libzmq does not bear two on a socket). Set high-water marks before Bind and Connect.
+// Do not close it, and do not receive from it. A send on it is not counted, and one that blocks, blocks the loop (the end of the
+// Runner's grace frees it). ROUTER_HANDOVER lets a client have libzmq abort the process: see SECURITY.md.
 func (s *Socket) Raw() *zmq4.Socket {
 	s.mayHoldMore()
 	return s.raw

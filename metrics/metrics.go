@@ -62,7 +62,11 @@ func New(r *zmqgrace.Runner, opts ...Option) *Collector {
 func (c *Collector) Time(h zmqgrace.Handler) zmqgrace.Handler {
 	return func(ctx context.Context, m *zmqgrace.Message) error {
 		start := time.Now()
-		defer func() { c.latency.WithLabelValues(label(m.Socket.Name())).Observe(time.Since(start).Seconds()) }()
+		defer func() {
+			if m.Socket != nil { // a test made the message
+				c.latency.WithLabelValues(label(m.Socket.Name())).Observe(time.Since(start).Seconds())
+			}
+		}()
 		return h(ctx, m)
 	}
 }

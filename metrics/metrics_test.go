@@ -255,6 +255,15 @@ func TestAScrapeShowsTheQueueOfASocketWithoutPeer(t *testing.T) {
 	got.check(t, 5, "zmqgrace_messages_sent_total", "socket", "push-1", "outcome", "unsent")
 }
 
+func TestAHandlerThatIsMeasuredTakesAMessageThatATestMade(t *testing.T) {
+	s := newServer(t)
+	handled := false
+	err := s.collector.Time(func(context.Context, *zmqgrace.Message) error { handled = true; return nil })(t.Context(), &zmqgrace.Message{})
+	if err != nil || !handled {
+		t.Errorf("handled %v, %v", handled, err)
+	}
+}
+
 func TestTheHistogramMeasuresTheHandler(t *testing.T) {
 	s := newServer(t)
 	rep := s.bind(zmq4.REP)
