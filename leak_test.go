@@ -125,6 +125,16 @@ var lives = []struct {
 		bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
 		must(t, r.Shutdown(t.Context()))
 	}},
+	{"owing a peer", func(t *testing.T, r *Runner) {
+		router := lowRouter(t, r)
+		s := start(t, r, fountain(400, 64<<10))
+		tell(t, greedy(t, router.Endpoint(), "slow"), "flood")
+		atItsMark(t, router)
+		must(t, r.Close())
+		if _, err := s.returned(); !errors.Is(err, ErrForced) {
+			t.Errorf("Run returned %v", err)
+		}
+	}},
 	{"left by its handler", func(t *testing.T, r *Runner) {
 		pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
 		s := start(t, r, func(context.Context, *Message) error { runtime.Goexit(); return nil })

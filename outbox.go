@@ -229,7 +229,7 @@ func (s *Socket) deliver(now time.Time) {
 		d.moved = now // what comes now has not waited yet
 	}
 	s.mu.Lock()
-	s.noticed.Store(false)
+	s.noticed.Store(false) // within the mutex: what is put there afterwards must ring again
 	d.taken.takeAll(&s.outbox.queue)
 	s.mu.Unlock()
 

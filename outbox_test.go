@@ -1002,3 +1002,134 @@ func TestProducersThatNeverPauseDoNotHoldTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// A Send that waits for room is given up when nothing was taken for a second, not when the drain limit is over.
+func TestABlockedSendGoesOnPastTheDrainLimitWhereAPeerComesWithinASecond(t *testing.T) {
+	t.Parallel()
+	const n, limit = 20, 200 * ms
+	r := newTestRunner(t, briefly, WithDrainLimit(limit))
+	push := marked(t, r, zmq4.PUSH, 5)
+	must(t, push.Bind("tcp://127.0.0.1:*"))
+	s := start(t, r, nil)
+	sent := make(chan error, 1)
+	r.Go(func(ctx context.Context) error {
+		<-ctx.Done()
+		var err error
+		for i := range n {
+			err = errors.Join(err, push.Send(context.Background(), countedBody(i)))
+		}
+		sent <- err
+		return nil
+	})
+	go s.Shutdown(context.Background())
+	until(t, "the drain limit is over", func() bool { return phaseOf(r.Report(), Draining) > limit+200*ms })
+	pull := dial(t, zmq4.PULL, push.Endpoint(), func(s *zmq4.Socket) error { return s.SetRcvtimeo(3 * time.Second) })
+	expectCounted(t, pull, n)
+	if err := next(t, "all is sent", sent); err != nil {
+		t.Errorf("Send returned %v", err)
+	}
+	if rep, err := s.returned(); err != nil || rep.Sockets[0].Sent != n {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestAREQThatOnceHadToWaitHasItsLingerForItsNextRequest(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithDrainLimit(100*ms), WithLinger(patience), WithGrace(2*patience))
+	first, at := listen(t, zmq4.ROUTER)
+	req, err := r.NewSocket(zmq4.REQ)
+	must(t, err)
+	must(t, errors.Join(req.Raw().SetImmediate(true), req.Connect(at)))
+	answers := make(chan [][]byte, 2)
+	s := start(t, r, handOver(answers))
+	var writable atomic.Bool
+	r.Every(ms, func(context.Context) error {
+		events, err := req.Raw().GetEvents()
+		writable.Store(events&zmq4.POLLOUT != 0)
+		return err
+	})
+	must(t, errors.Join(req.Send(t.Context(), []byte("one")), req.Send(t.Context(), []byte("two"))))
+	for range 2 { // "two" has to wait for the answer to "one"
+		m, err := first.RecvMessage(0)
+		must(t, err)
+		_, err = first.SendMessage(m)
+		must(t, err)
+		next(t, "the answer", answers)
+	}
+	until(t, "it can send", writable.Load)
+	must(t, errors.Join(first.Unbind(at), first.Close()))
+	until(t, "the peer is gone", func() bool { return !writable.Load() })
+	must(t, req.Send(t.Context(), []byte("three")))
+	s.loop.r.ask(ErrShutdown)
+	until(t, "it flushes", func() bool { return errors.Is(req.Send(t.Context(), nil), ErrClosed) })
+	second := peer(t, zmq4.ROUTER, func(s *zmq4.Socket) error { return s.SetRcvtimeo(3 * time.Second) })
+	must(t, second.Bind(at))
+	if m, err := second.RecvMessage(0); err != nil || m[len(m)-1] != "three" {
+		t.Errorf("the next peer received %q, %v", m, err)
+	}
+	if rep, err := s.returned(); rep.Sockets[0].Sent < 3 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestWhatLibzmqHasForAPeerThatGoesAwayIsLostWithIt(t *testing.T) {
+	t.Parallel()
+	const n, size = 200, 256 << 10 // more than the kernel takes
+	r := newTestRunner(t, briefly)
+	push := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*")
+	s := start(t, r, nil)
+	pull := dial(t, zmq4.PULL, push.Endpoint(), func(s *zmq4.Socket) error { return s.SetRcvhwm(1) })
+	for range n {
+		must(t, push.Send(t.Context(), make([]byte, size)))
+	}
+	until(t, "libzmq has it all", func() bool { return push.report().Sent == n })
+	must(t, errors.Join(pull.SetLinger(0), pull.Close()))
+	if rep := s.ended(); rep.Sockets[0].Sent != n || rep.Sockets[0].Unsent != 0 {
+		t.Errorf("the report is %v", rep)
+	}
+}
+
+// libzmq calls a publisher writable, also where it was told to refuse rather than drop, so that a poll for it would not sleep.
+func TestAPublisherThatMustNotDropIsTriedAgainWithoutBeingPolled(t *testing.T) {
+	t.Parallel()
+	const n = 100
+	r := newTestRunner(t, briefly)
+	xpub := marked(t, r, zmq4.XPUB, 5)
+	must(t, errors.Join(xpub.Raw().SetXpubNodrop(true), xpub.Bind("tcp://127.0.0.1:*")))
+	subscribed, waits, polled := make(chan bool, 1), make(chan bool, 1), make(chan bool, 1)
+	r.Every(ms, func(context.Context) error {
+		if !xpub.delivery.taken.empty() {
+			offer(waits, true)
+			if xpub.polledFor&zmq4.POLLOUT != 0 {
+				offer(polled, true)
+			}
+		}
+		return nil
+	})
+	s := start(t, r, func(context.Context, *Message) error { offer(subscribed, true); return nil })
+	sub := dial(t, zmq4.SUB, xpub.Endpoint(), subscribeTo(""), func(s *zmq4.Socket) error { return s.SetRcvhwm(1) })
+	next(t, "the subscription", subscribed)
+	sent := make(chan error, 1)
+	go func() {
+		var err error
+		for i := range n {
+			err = errors.Join(err, xpub.Send(context.Background(), append(countedBody(i), make([]byte, 256<<10)...)))
+		}
+		sent <- err
+	}()
+	next(t, "the subscriber is at its mark", waits)
+	expectCounted(t, sub, n)
+	must(t, next(t, "all is sent", sent))
+	s.ended()
+	if len(polled) > 0 {
+		t.Error("it was polled")
+	}
+}
+
+// offer puts v into c if there is room.
+func offer[T any](c chan T, v T) {
+	select {
+	case c <- v:
+	default:
+	}
+}

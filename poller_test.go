@@ -1272,3 +1272,62 @@ func TestTheTimeThatLateIsGivenHasABoundWhateverTheQuiet(t *testing.T) {
 		t.Errorf("it ends %v after the limit, the hard end is %v after it", end.Sub(p.limit), p.hardEnd.Sub(p.limit))
 	}
 }
+
+func TestABlockedSendReturnsWithRunAlsoWhereAHandlerIsStuck(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithGrace(400*ms))
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	push := marked(t, r, zmq4.PUSH, 1)
+	must(t, push.Bind("tcp://127.0.0.1:*"))
+	stuck, release := make(chan struct{}), make(chan struct{})
+	defer close(release)
+	s := start(t, r, func(context.Context, *Message) error {
+		close(stuck)
+		<-release
+		return nil
+	})
+	tell(t, dial(t, zmq4.PUSH, pull.Endpoint()), "x")
+	over(t, "the handler is stuck", stuck)
+	must(t, push.Send(t.Context(), nil))
+	blocked := make(chan error, 1)
+	go func() { blocked <- push.Send(context.Background(), nil) }()
+	_, err := s.end()
+	incomplete(t, err)
+	select {
+	case err := <-blocked:
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("Send returned %v", err)
+		}
+	case <-time.After(3 * time.Second):
+		t.Error("Run has returned and Send has not")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := push.Send(ctx, nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("after the end Send returned %v", err)
+	}
+}
+
+// Past the drain limit the loop looks again by itself: that a peer's second is over rings nobody.
+func TestPastTheDrainLimitAPeersSecondEndsWithoutAnyEvent(t *testing.T) {
+	t.Parallel()
+	const limit = 100 * ms
+	r := newTestRunner(t, briefly, WithDrainLimit(limit), WithLinger(100*ms), WithPollTimeout(-1))
+	server, at := listen(t, zmq4.ROUTER)
+	req := connected(t, r, zmq4.REQ, at) // whose answer never comes: the drain lasts until its limit
+	push := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*")
+	s := start(t, r, func(context.Context, *Message) error { return nil })
+	must(t, req.Send(t.Context(), []byte("hello")))
+	_, err := server.RecvMessage(0)
+	must(t, err)
+	must(t, push.Send(t.Context(), []byte("to nobody")))
+	asked := time.Now()
+	rep, err := s.end()
+	took := time.Since(asked)
+	if e := incomplete(t, err); rep.Sockets[1].Unsent != 1 || e.Phase != Closing {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+	if most := limit + peerPatience + 100*ms + 2*time.Second; took > most {
+		t.Errorf("the end took %v, at most it may take %v: %v", took, most, rep.Phases)
+	}
+}

@@ -792,3 +792,119 @@ func TestAnAnswerThatPassesABrokerBeginsTheQuietOfItsFrontAnew(t *testing.T) {
 		t.Errorf("Run returned %v, the report is %v", err, rep)
 	}
 }
+
+func TestABrokerWaitsForTheYoungestRequestOfAClientThatAlwaysHasOne(t *testing.T) {
+	t.Parallel()
+	const limit = 500 * ms
+	r := newTestRunner(t, briefly, WithDrainLimit(limit))
+	front, back, err := newBroker(r)
+	must(t, err)
+	s := start(t, r, nil)
+	worker, client := dial(t, zmq4.DEALER, back.Endpoint()), dial(t, zmq4.DEALER, front.Endpoint())
+	take := func() []string {
+		t.Helper()
+		m, err := worker.RecvMessage(0)
+		must(t, err)
+		return m
+	}
+	tell(t, client, "", "first")
+	last := take()
+	for began := time.Now(); time.Since(began) < 2*limit; <-time.After(10 * ms) {
+		tell(t, client, "", "next")
+		following := take()
+		tell(t, worker, last)
+		_, err := client.RecvMessage(0)
+		must(t, err)
+		last = following
+	}
+	go s.Shutdown(context.Background())
+	until(t, "the drain", func() bool { return r.Phase() == Draining })
+	<-time.After(limit / 2) // the worker takes its time
+	must(t, client.SetRcvtimeo(2*time.Second))
+	tell(t, worker, last)
+	if m, err := client.RecvMessage(0); err != nil {
+		t.Errorf("the last answer is %q, %v", m, err)
+	}
+	rep, err := s.returned()
+	if got := rep.Sockets[0]; err != nil || got.Handled != got.Received {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
+func TestABrokerForgetsWhatAGoneClientAskedForAlsoWhereItWasHeld(t *testing.T) {
+	t.Parallel()
+	const n = 400
+	r := newTestRunner(t, briefly)
+	front := marked(t, r, zmq4.ROUTER, 5)
+	must(t, front.Bind("tcp://127.0.0.1:*"))
+	back := bound(t, r, zmq4.DEALER, "tcp://127.0.0.1:*")
+	must(t, r.Proxy(front, back))
+	s := start(t, r, nil)
+	ctx, err := zmq4.NewContext()
+	must(t, err)
+	client, err := ctx.NewSocket(zmq4.DEALER)
+	must(t, err)
+	must(t, errors.Join(client.SetRcvhwm(1), client.SetLinger(0), client.Connect(front.Endpoint())))
+	worker := dial(t, zmq4.DEALER, back.Endpoint())
+	for range n + 1 { // one stays without an answer
+		tell(t, client, "", "hello")
+	}
+	for i := range n + 1 {
+		m, err := worker.RecvMessage(0)
+		must(t, err)
+		if i < n {
+			tell(t, worker, m, make([]byte, 64<<10))
+		}
+	}
+	until(t, "all answers have come, and some are held", func() bool { return back.report().Received == n && front.report().Queued > 0 })
+	must(t, errors.Join(client.Close(), ctx.Term()))
+	until(t, "the broker knows that the client is gone", func() bool { return front.report().Unroutable > 0 })
+	asked := time.Now()
+	rep, err := s.end()
+	if took := time.Since(asked); err != nil || rep.Sockets[0].Failed != 1 || took > 2*time.Second {
+		t.Errorf("after %v Run returned %v, the report is %v", took, err, rep)
+	}
+}
+
+func TestASubscriberThatHasHeldAForwarderIsNotWaitedForAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	const n = 100
+	r := newTestRunner(t, briefly)
+	front, back := newForwarder(t, r, 10)
+	s := start(t, r, nil)
+	pub := dial(t, zmq4.XPUB, front.Endpoint())
+	slow := dial(t, zmq4.SUB, back.Endpoint(), subscribeTo(""), func(s *zmq4.Socket) error {
+		return errors.Join(s.SetRcvhwm(1), s.SetRcvtimeo(300*ms))
+	})
+	_, err := pub.RecvMessage(0)
+	must(t, err)
+	body := make([]byte, 256<<10)
+	publish := func(sum int) time.Duration {
+		t.Helper()
+		began := time.Now()
+		for i := range n {
+			tell(t, pub, i, body)
+		}
+		until(t, "all is forwarded", func() bool { return back.report().Sent == sum })
+		return time.Since(began)
+	}
+	if took := publish(n); took < peerPatience {
+		t.Errorf("a subscriber that does not read was waited for %v", took)
+	}
+	read := 0
+	for ; ; read++ { // it reads what it was sent, and then stops again
+		if _, err := slow.RecvMessage(0); err != nil {
+			break
+		}
+	}
+	took := publish(2 * n)
+	t.Logf("it read %d; then %d took %v", read, n, took)
+	if took >= peerPatience {
+		t.Errorf("it was waited for again, %v", took)
+	}
+	must(t, errors.Join(slow.SetLinger(0), slow.Close()))
+	if m, err := pub.RecvMessage(0); err != nil || m[0] != "\x00" { // the linger would wait for it, were it not gone
+		t.Errorf("the publisher received %q, %v", m, err)
+	}
+	s.ended()
+}

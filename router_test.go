@@ -114,8 +114,17 @@ func TestWhatAPeerTakesNothingOfForASecondIsDroppedAndCounted(t *testing.T) {
 	until(t, "nothing is held any more", func() bool { return router.report().Queued == 0 })
 	rep := router.report()
 	// What comes while it takes nothing is dropped at once: it had its second.
+	var clock stallWatch
+	watched := make(chan struct{})
+	go clock.watch(watched)
+	begin = time.Now()
 	tell(t, slow, "hello")
 	until(t, "the next is dropped too", func() bool { return router.report().Dropped > rep.Dropped })
+	took := time.Since(begin)
+	close(watched)
+	if took-clock.longest() >= peerPatience {
+		t.Errorf("the next was held anew, for %v", took)
+	}
 	dropped := router.report().Dropped
 	// What libzmq had taken arrives; from then on the peer is like any other.
 	for i := range n - rep.Dropped {
