@@ -1043,11 +1043,7 @@ func TestAREQThatOnceHadToWaitHasItsLingerForItsNextRequest(t *testing.T) {
 	answers := make(chan [][]byte, 2)
 	s := start(t, r, handOver(answers))
 	var writable atomic.Bool
-	r.Every(ms, func(context.Context) error {
-		events, err := req.Raw().GetEvents()
-		writable.Store(events&zmq4.POLLOUT != 0)
-		return err
-	})
+	watchWritable(r, req, &writable)
 	must(t, errors.Join(req.Send(t.Context(), []byte("one")), req.Send(t.Context(), []byte("two"))))
 	for range 2 { // "two" has to wait for the answer to "one"
 		m, err := first.RecvMessage(0)
@@ -1072,18 +1068,30 @@ func TestAREQThatOnceHadToWaitHasItsLingerForItsNextRequest(t *testing.T) {
 	}
 }
 
+// watchWritable has the loop note whether s has a peer with room.
+func watchWritable(r *Runner, s *Socket, writable *atomic.Bool) {
+	r.Every(ms, func(context.Context) error {
+		events, err := s.Raw().GetEvents()
+		writable.Store(events&zmq4.POLLOUT != 0)
+		return err
+	})
+}
+
 func TestWhatLibzmqHasForAPeerThatGoesAwayIsLostWithIt(t *testing.T) {
 	t.Parallel()
 	const n, size = 200, 256 << 10 // more than the kernel takes
 	r := newTestRunner(t, briefly)
 	push := bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*")
+	var writable atomic.Bool
+	watchWritable(r, push, &writable)
 	s := start(t, r, nil)
 	pull := dial(t, zmq4.PULL, push.Endpoint(), func(s *zmq4.Socket) error { return s.SetRcvhwm(1) })
 	for range n {
 		must(t, push.Send(t.Context(), make([]byte, size)))
 	}
-	until(t, "libzmq has it all", func() bool { return push.report().Sent == n })
+	until(t, "libzmq has it all", func() bool { return push.report().Sent == n && writable.Load() })
 	must(t, errors.Join(pull.SetLinger(0), pull.Close()))
+	until(t, "the peer is gone", func() bool { return !writable.Load() })
 	if rep := s.ended(); rep.Sockets[0].Sent != n || rep.Sockets[0].Unsent != 0 {
 		t.Errorf("the report is %v", rep)
 	}
