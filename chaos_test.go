@@ -37,9 +37,9 @@ var (
 // requests at its front (120504, 123140). A proxy that gives up requests older than the drain
 // limit (5992, 40210), a machine that stands still while a socket leaks (5867, 82342, 83468), a first signal in an end that an error
 // began (81262), a linger that had begun when the end was forced (132391), a WaitGroup waited for while a handler that was left
-// behind adds to it (81950), two calls of Term at once (141272), a client that counts a message when it is handled already (161306), and
+// behind adds to it (81950), two calls of Term at once (141272, 180642), a client that counts a message when it is handled already (161306), and
 // answers that all together take longer than the grace (161615, 162876), were holes in the test.
-var chaosRegressions = []uint64{5544, 5867, 5992, 10671, 40210, 81262, 81950, 82342, 83468, 120504, 123140, 132391, 141272, 161306, 161615, 162876}
+var chaosRegressions = []uint64{5544, 5867, 5992, 10671, 40210, 81262, 81950, 82342, 83468, 120504, 123140, 132391, 141272, 161306, 161615, 162876, 180642}
 
 const (
 	unlimited = 1 << 30 // messages
@@ -135,6 +135,7 @@ type chaos struct {
 	restless bool          // clients never pause
 	spoiled  bool          // one of the peers misbehaves
 	leak     *zmq4.Socket
+	terming  sync.Mutex // somebody else begins Term
 }
 
 // A station is a part of the topology: sockets of the Runner's, and the peers around them.
@@ -360,18 +361,32 @@ func (c *chaos) setTheScene() {
 		c.once(5*ms, func() {
 			c.struck.Store(true)
 			c.pending.Add(1)
+			c.terming.Lock()
+			defer c.terming.Unlock()
 			go func() {
 				defer c.pending.Add(-1)
 				c.r.Context().Term()
 			}()
-			// pebbe's Term is not made for two callers at once: the Runner's own must not begin beside it.
-			for {
+			for { // until it has begun
 				if _, err := first.Raw().GetEvents(); err != nil {
 					break
 				}
 			}
 		})
+		c.r.engine = lateTerm{c.r.engine, &c.terming}
 	}
+}
+
+// lateTerm does not begin Term while somebody else does: pebbe's is not made for two callers at once.
+type lateTerm struct {
+	engine
+	terming *sync.Mutex
+}
+
+func (l lateTerm) term() <-chan struct{} {
+	l.terming.Lock()
+	defer l.terming.Unlock()
+	return l.engine.term()
 }
 
 // once has fn called on the loop, one time. Where the end comes sooner it is never called.
