@@ -1027,7 +1027,7 @@ func (c *chaos) judge(rep Report, err error, took time.Duration) {
 		wrong("a forced end must say so")
 	}
 	for _, s := range rep.Sockets {
-		if incomplete == nil && (s.Abandoned > 0 || s.Backlog || c.linger != 0 && s.Unsent > 0) {
+		if incomplete == nil && (s.Abandoned > 0 || s.Backlog || s.linger != 0 && s.Unsent > 0) {
 			wrong("socket %q was left with something, and no error says so", s.Name)
 		}
 	}

@@ -50,10 +50,14 @@ func (l *loop) isDrained() bool {
 	}
 	// The last look; it sees also the sockets that are paused.
 	for _, s := range l.sockets {
+		events, err := s.raw.GetEvents()
+		if err != nil {
+			return false // it is no empty one; the next poll says so too, and deals with it
+		}
 		if !s.waitedFor() {
 			continue
 		}
-		if s.readable() {
+		if len(s.inbox.messages) > 0 || events&zmq4.POLLIN != 0 {
 			return false
 		}
 		s.emptied = true

@@ -1331,3 +1331,27 @@ func TestPastTheDrainLimitAPeersSecondEndsWithoutAnyEvent(t *testing.T) {
 		t.Errorf("the end took %v, at most it may take %v: %v", took, most, rep.Phases)
 	}
 }
+
+func TestALastLookThatFailsIsNotAnEmptyOne(t *testing.T) {
+	t.Parallel()
+	for _, typ := range []zmq4.Type{zmq4.PULL, zmq4.PUSH} {
+		t.Run(typ.String(), func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, WithDrainQuiet(0))
+			s := bound(t, r, typ, "tcp://127.0.0.1:*")
+			l := r.loop
+			l.empty = true
+			if !l.isDrained() {
+				t.Fatal("nothing is there, and it is not drained")
+			}
+			termed := make(chan error, 1)
+			go func() { termed <- r.Context().Term() }()
+			until(t, "Term has begun", func() bool { _, err := s.raw.GetEvents(); return err != nil })
+			if l.isDrained() {
+				t.Error("nobody could look, and it is drained")
+			}
+			must(t, s.raw.Close())
+			must(t, next(t, "Term is back", termed))
+		})
+	}
+}
