@@ -98,7 +98,7 @@ func (d *debtor) servesMeanwhile() {
 	if !d.isWaitedFor() { // as where others are prepared meanwhile, or it was killed
 		return
 	}
-	answered := 0
+	before, answered := time.Since(d.since), 0
 	for d.isWaitedFor() {
 		d.serves()
 		if d.isWaitedFor() {
@@ -106,8 +106,8 @@ func (d *debtor) servesMeanwhile() {
 		}
 	}
 	waited, c := time.Since(d.since), d.front.report()
-	if c.Dropped > 0 && answered == 0 && d.clock.longest() < peerPatience/4 {
-		d.t.Errorf("nobody was answered while the peer was waited for: %+v", c)
+	if c.Dropped > 0 && answered == 0 && max(before, d.clock.longest()) < peerPatience/4 {
+		d.t.Errorf("nobody was answered while the peer was waited for, from %v to %v: %+v", before, waited, c)
 	}
 	if d.late(waited, 2*peerPatience) || c.Dropped > 0 && waited < peerPatience {
 		d.t.Errorf("the peer was waited for for %v", waited)
