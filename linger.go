@@ -250,7 +250,11 @@ func (l *loop) term() <-chan struct{} {
 
 // terminate is Term, once: a second call would return at once and say nothing.
 func (l *loop) terminate() {
-	if l.terming.CompareAndSwap(false, true) {
+	// A timer that outlasts the grace may be making a socket, and pebbe's Context is not made for both at once: makeSocket refuses then.
+	l.r.making.Lock()
+	first := l.terming.CompareAndSwap(false, true)
+	l.r.making.Unlock()
+	if first {
 		l.r.context.Term()
 		l.termedAt = time.Now()
 		close(l.termedC)

@@ -73,6 +73,7 @@ type Runner struct {
 	draining chan struct{} // closed when the drain begins
 
 	setup    sync.Mutex // held by whoever touches the sockets before Run
+	making   sync.Mutex // held by whoever makes a socket, or begins Term
 	signals  chan os.Signal
 	signaled bool // once, so the next one forces the end
 	plan     plan

@@ -92,7 +92,7 @@ func (r *Runner) NewSocket(t zmq4.Type, opts ...SocketOption) (*Socket, error) {
 	if err != nil {
 		return fail(err)
 	}
-	raw, err := r.context.NewSocket(t)
+	raw, err := r.makeSocket(t)
 	if err != nil {
 		return fail(err)
 	}
@@ -168,6 +168,16 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 		s.servesZAP()
 	}
 	return s, nil
+}
+
+// makeSocket makes one in the Runner's context, unless Term has begun.
+func (r *Runner) makeSocket(t zmq4.Type) (*zmq4.Socket, error) {
+	r.making.Lock()
+	defer r.making.Unlock()
+	if r.loop.terming.Load() {
+		return nil, ErrClosed
+	}
+	return r.context.NewSocket(t)
 }
 
 // owesNothing refuses a REP that somebody has received a request from: it is writable, and nobody here has the message to reply to.

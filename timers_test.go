@@ -501,3 +501,28 @@ func BenchmarkTimerUnderFullLoad(b *testing.B) {
 		})
 	}
 }
+
+// The end of the grace does not wait for it: Term begins while it makes sockets.
+func TestATimerThatMakesSocketsWithoutAnEndIsToldWhenTheGraceIsOver(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithGrace(300*ms))
+	inside, refused := make(chan struct{}), make(chan error, 1)
+	r.Every(ms, func(context.Context) error {
+		close(inside)
+		for {
+			s, err := r.NewSocket(zmq4.PUSH)
+			if err != nil {
+				refused <- err
+				return nil
+			}
+			must(t, s.Close())
+		}
+	})
+	s := start(t, r, nil)
+	over(t, "it makes sockets", inside)
+	_, err := s.end()
+	incomplete(t, err)
+	if err := next(t, "NewSocket refuses", refused); !errors.Is(err, ErrClosed) && zmq4.AsErrno(err) != zmq4.ETERM {
+		t.Errorf("NewSocket returned %v", err)
+	}
+}

@@ -30,7 +30,7 @@ func (r *Runner) guardZAP(raw *zmq4.Socket) error {
 	}
 	fresh := r.zapGuard == nil
 	if fresh {
-		guard, err := r.context.NewSocket(zmq4.REP)
+		guard, err := r.makeSocket(zmq4.REP)
 		if err != nil {
 			return err
 		}
