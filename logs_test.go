@@ -126,10 +126,7 @@ func TestWhatGoesWrongIsLoggedWithTheDocumentedKeys(t *testing.T) {
 	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*", WithGoodbye(func(context.Context, *Socket) error { return oops }))
 	ticked := make(chan bool, 1)
 	r.Every(time.Millisecond, func(context.Context) error {
-		select {
-		case ticked <- true:
-		default:
-		}
+		offer(ticked, true)
 		return oops
 	})
 	s := run(t, r, func(_ context.Context, m *Message) error { return errors.Join(m.Reply(), oops) })
