@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -511,6 +512,9 @@ func TestATimerThatMakesSocketsWithoutAnEndIsToldWhenTheGraceIsOver(t *testing.T
 		close(inside)
 		for {
 			s, err := r.NewSocket(zmq4.PUSH)
+			if errors.Is(err, zmq4.Errno(syscall.EMFILE)) {
+				continue // libzmq reaps closed sockets behind the loop's back, and here later than they are made
+			}
 			if err != nil {
 				refused <- err
 				return nil
@@ -522,7 +526,7 @@ func TestATimerThatMakesSocketsWithoutAnEndIsToldWhenTheGraceIsOver(t *testing.T
 	over(t, "it makes sockets", inside)
 	_, err := s.end()
 	incomplete(t, err)
-	if err := next(t, "NewSocket refuses", refused); !errors.Is(err, ErrClosed) && zmq4.AsErrno(err) != zmq4.ETERM {
+	if err := next(t, "NewSocket refuses", refused); !errors.Is(err, ErrClosed) && !errors.Is(err, zmq4.ETERM) {
 		t.Errorf("NewSocket returned %v", err)
 	}
 }
