@@ -189,12 +189,14 @@ func TestClientsThatNeverPauseEndTheDrainAtItsLimit(t *testing.T) {
 	stop := restless(t, rep.Endpoint(), 2)
 	defer stop()
 	until(t, "they are served", func() bool { return rep.report().Handled > 100 })
+	asked := time.Now()
 	report, err := s.end()
+	took := time.Since(asked)
 	if err != nil || !report.Busy {
 		t.Errorf("Run returned %v, the report is %v", err, report)
 	}
-	if d := phaseOf(report, Draining); d < limit-ms || d > limit+time.Second {
-		t.Errorf("the drain took %v", d)
+	if took < limit || phaseOf(report, Draining) > limit+time.Second {
+		t.Errorf("the end took %v, the report is %v", took, report)
 	}
 }
 
@@ -316,19 +318,22 @@ func TestAReqWithAnOpenRequestWaitsForItsAnswer(t *testing.T) {
 
 func TestAReqWhoseAnswerNeverComesEndsAtTheDrainLimit(t *testing.T) {
 	t.Parallel()
-	r := newTestRunner(t, briefly, WithDrainLimit(200*ms), WithLinger(100*ms))
+	const limit = 200 * ms
+	r := newTestRunner(t, briefly, WithDrainLimit(limit), WithLinger(100*ms))
 	server, at := listen(t, zmq4.REP)
 	req := connected(t, r, zmq4.REQ, at)
 	s := start(t, r, func(context.Context, *Message) error { return nil })
 	must(t, req.Send(t.Context(), []byte("one")))
 	must(t, req.Send(t.Context(), []byte("two")))
 	expectMessage(t, server, "one")
+	asked := time.Now()
 	rep, err := s.end()
+	took := time.Since(asked)
 	if e := incomplete(t, err); len(e.Sockets) != 1 || rep.Sockets[0].Unsent != 1 || !rep.Busy {
 		t.Errorf("Run returned %v, the report is %v", err, rep)
 	}
-	if d := phaseOf(rep, Draining); d < 200*ms || d > 2*time.Second {
-		t.Errorf("the drain took %v", d)
+	if took < limit || phaseOf(rep, Draining) > limit+2*time.Second {
+		t.Errorf("the end took %v, the report is %v", took, rep)
 	}
 }
 
@@ -552,10 +557,12 @@ func TestCloseInAHandlerEndsTheServer(t *testing.T) {
 
 func TestTheReadyDelayServesAsBefore(t *testing.T) {
 	t.Parallel()
-	r := newTestRunner(t, briefly, WithReadyDelay(300*ms))
+	const delay = 300 * ms
+	r := newTestRunner(t, briefly, WithReadyDelay(delay))
 	rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
 	s := start(t, r, echo)
 	client := dial(t, zmq4.REQ, rep.Endpoint())
+	asked := time.Now()
 	go s.Shutdown(context.Background())
 	until(t, "the end is announced", func() bool { return r.Phase() == Announced })
 	served := 0
@@ -563,12 +570,13 @@ func TestTheReadyDelayServesAsBefore(t *testing.T) {
 		request(t, client, "?")
 		served++
 	}
+	took := time.Since(asked)
 	report, err := s.returned()
 	if err != nil || served < 2 || report.Sockets[0].Handled != served || report.Sockets[0].Drained != served {
 		t.Errorf("%d were served, Run returned %v, the report is %v", served, err, report)
 	}
-	if d := phaseOf(report, Announced); d < 250*ms { // it counts from when the end was asked for
-		t.Errorf("the ready delay took %v", d)
+	if took < delay {
+		t.Errorf("the ready delay took %v", took)
 	}
 }
 
@@ -881,17 +889,21 @@ func TestAPausedStageHoldsTheDrainUntilItGoesOn(t *testing.T) {
 func TestTheFirstEmptyMomentWillDoWhereThatIsAsked(t *testing.T) {
 	t.Parallel()
 	for name, option := range map[string]Option{"no quiet time": WithDrainQuiet(0), "a drain limit of 0": WithDrainLimit(0)} {
-		r := newTestRunner(t, option)
-		rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
-		s := start(t, r, echo)
-		request(t, dial(t, zmq4.REQ, rep.Endpoint()), "?")
-		report := s.ended()
-		if d := phaseOf(report, Draining); d > DefaultDrainQuiet-50*ms {
-			t.Errorf("with %s the drain took %v", name, d)
+		shortest := patience
+		for range 5 { // on a busy machine an end may take as long as the quiet time, but not each
+			r := newTestRunner(t, option)
+			rep := bound(t, r, zmq4.REP, "tcp://127.0.0.1:*")
+			s := start(t, r, echo)
+			request(t, dial(t, zmq4.REQ, rep.Endpoint()), "?")
+			report := s.ended()
+			shortest = min(shortest, phaseOf(report, Draining))
+			// With a limit there was a quiet time, which did not pass.
+			if want := name != "no quiet time"; report.Busy != want {
+				t.Errorf("with %s the report is %v", name, report)
+			}
 		}
-		// With a limit there was a quiet time, which did not pass.
-		if want := name != "no quiet time"; report.Busy != want {
-			t.Errorf("with %s the report is %v", name, report)
+		if shortest > DefaultDrainQuiet-50*ms {
+			t.Errorf("with %s the drain took at least %v", name, shortest)
 		}
 	}
 }
