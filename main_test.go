@@ -249,7 +249,8 @@ func checkAccounts(t testing.TB, rep Report) {
 func echo(_ context.Context, m *Message) error { return m.Reply(m.Frames...) }
 
 // peer makes a socket that no Runner owns, in a context of its own, with unlimited high-water marks and
-// timeouts that let a test fail rather than hang. It is closed, with linger 0, with the test.
+// timeouts that let a test fail rather than hang. It is closed, with linger 0, with the test; its first linger is not
+// endless, for it goes to each connection that it accepts, whose end it can be if that breaks right then.
 func peer(t testing.TB, typ zmq4.Type, options ...func(*zmq4.Socket) error) *zmq4.Socket {
 	t.Helper()
 	ctx, err := zmq4.NewContext()
@@ -265,7 +266,7 @@ func peer(t testing.TB, typ zmq4.Type, options ...func(*zmq4.Socket) error) *zmq
 		s.Close()
 		ctx.Term()
 	})
-	err = errors.Join(s.SetSndhwm(0), s.SetRcvhwm(0), s.SetRcvtimeo(patience), s.SetSndtimeo(patience))
+	err = errors.Join(s.SetLinger(patience/4), s.SetSndhwm(0), s.SetRcvhwm(0), s.SetRcvtimeo(patience), s.SetSndtimeo(patience))
 	for _, set := range options {
 		err = errors.Join(err, set(s))
 	}
