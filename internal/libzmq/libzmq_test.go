@@ -37,6 +37,7 @@ func newSide(t *testing.T, ctx *zmq4.Context, typ zmq4.Type) *side {
 	t.Helper()
 	s, err := ctx.NewSocket(typ)
 	must(t, err)
+	must(t, s.SetLinger(patience/4)) // not without an end: it goes to each connection at Bind, and can be the last word
 	t.Cleanup(func() {
 		s.SetLinger(0)
 		s.Close()

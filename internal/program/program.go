@@ -274,7 +274,8 @@ func socket(t testing.TB, typ zmq4.Type) *zmq4.Socket {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.SetLinger(0); s.Close(); ctx.Term() })
-	if err := errors.Join(s.SetRcvtimeo(Patience), s.SetSndtimeo(Patience)); err != nil {
+	// A linger without an end would go to each connection at Bind, and can be the last word.
+	if err := errors.Join(s.SetLinger(Patience/4), s.SetRcvtimeo(Patience), s.SetSndtimeo(Patience)); err != nil {
 		t.Fatal(err)
 	}
 	return s
