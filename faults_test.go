@@ -259,6 +259,8 @@ func alone(t *testing.T, wrap ...string) bool {
 		t.Errorf("in a process of its own: %v\n%s", err, out)
 	} else if !strings.Contains(string(out), "--- PASS: "+t.Name()) {
 		t.Errorf("in a process of its own it did not run:\n%s", out)
+	} else if testing.Verbose() {
+		t.Logf("in a process of its own:\n%s", out)
 	}
 	return false
 }

@@ -145,8 +145,12 @@ var lives = []struct {
 	}},
 }
 
-// Nothing of a Runner outlives it. This test must be alone: it is not parallel to any other.
+// Nothing of a Runner outlives it. What the allocators keep of other tests must not be filled meanwhile.
 func TestRunnersLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
+	if !alone(t) {
+		return
+	}
 	life := func(i int) {
 		l := lives[i%len(lives)]
 		t.Run(fmt.Sprintf("life %d, %s", i, l.name), func(t *testing.T) {
@@ -195,8 +199,12 @@ func TestRunnersLeaveNothingBehind(t *testing.T) {
 	}
 }
 
-// A Runner that has served for long uses no more than one that has served for a while. This test must be alone too.
+// A Runner that has served for long uses no more than one that has served for a while.
 func TestMessagesLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
+	if !alone(t) {
+		return
+	}
 	for _, test := range []struct{ workers, messages int }{
 		{0, *messages * 9 / 10},
 		{2, *messages / 10}, // handing over takes its time
