@@ -653,6 +653,39 @@ func TestPauseTakesEffectAtOnceFromAnyGoroutine(t *testing.T) {
 	}
 }
 
+// What was taken from libzmq with one call and waits for a handler is still to be read, though libzmq knows nothing of it any more.
+func TestWhatWasTakenBeforeAPauseHoldsTheDrainToo(t *testing.T) {
+	t.Parallel()
+	const messages = 4
+	r := newTestRunner(t, briefly)
+	pull := bound(t, r, zmq4.PULL, "inproc://front")
+	push, err := r.Context().NewSocket(zmq4.PUSH)
+	must(t, err)
+	must(t, push.Connect("inproc://front"))
+	for range messages { // all are there at once: inproc has no wire
+		tell(t, push, "work")
+	}
+	must(t, push.Close())
+	var handled atomic.Int64
+	s := start(t, r, func(context.Context, *Message) error {
+		if handled.Add(1) == 1 {
+			pull.Pause()
+		}
+		return nil
+	})
+	until(t, "the first message", func() bool { return handled.Load() == 1 })
+	go s.Shutdown(context.Background())
+	until(t, "the drain", func() bool { return r.Phase() == Draining })
+	time.Sleep(50 * ms) // longer than the quiet time
+	if isClosed(r.loop.drained()) {
+		t.Error("the drain has ended before the rest was handled")
+	}
+	pull.Resume()
+	if rep := s.ended(); rep.Sockets[0].Handled != messages {
+		t.Errorf("of %d messages %d were handled", messages, rep.Sockets[0].Handled)
+	}
+}
+
 func TestAPausedSocketWithSomethingToReadHoldsTheDrainToItsHardEnd(t *testing.T) {
 	t.Parallel()
 	const grace = 600 * ms
