@@ -46,7 +46,8 @@ func (o *outbox) full() bool { return o.limit > 0 && o.size >= o.limit }
 //
 // With the ctx of a handler, or one derived from it, it never blocks: when the outbox is full (it has as
 // many messages as the socket's SNDHWM; that comes on top of libzmq's own queues) the socket where the
-// handler's message came from is paused until there is room. A timer has no such socket: what it sends that nobody takes stays in memory. With any other ctx it blocks until there
+// handler's message came from is paused until there is room. A timer has no such socket, and a REQ is not paused by its own outbox, where
+// only its answers make room: what they send that nobody takes stays in memory. With any other ctx it blocks until there
 // is room, or ctx ends, which is looked at only while waiting, or, with [ErrClosed], the flush begins or the drain
 // limit is over and nothing was taken for a second. Before Run it never blocks either: a full outbox is [ErrFull].
 //
@@ -122,8 +123,10 @@ func (s *Socket) push(frames [][]byte, source *Socket, reply bool) error {
 // added counts what was put on the outbox for source. The caller holds the mutex.
 func (s *Socket) added(n int, source *Socket) {
 	s.outbox.size += n
-	// A ROUTER sets what a slow peer can't take aside, one peer at a time, and pauses nobody.
-	if s.outbox.full() && source != nil && s.typ != zmq4.ROUTER && !slices.Contains(s.outbox.paused, source) {
+	// A ROUTER sets what a slow peer can't take aside, one peer at a time, and pauses nobody. A REQ that were paused by its own outbox would
+	// not receive the answer that makes room there.
+	pauses := s.typ != zmq4.ROUTER && (s.typ != zmq4.REQ || source != s)
+	if s.outbox.full() && source != nil && pauses && !slices.Contains(s.outbox.paused, source) {
 		source.pauses.Add(1)
 		s.outbox.paused = append(s.outbox.paused, source)
 	}
@@ -255,8 +258,9 @@ func (s *Socket) deliver(now time.Time) {
 	s.counts.Unsent += t.unsent
 	s.counts.Queued = d.holding
 	s.outbox.size -= t.off
-	// Half-way down, so that those who wait are not woken for every single message.
-	if s.outbox.size <= s.outbox.limit/2 {
+	// Half-way down, so that those who wait are not woken for every single message. A REQ sends one at a time, and whoever comes right
+	// then would keep out those who wait.
+	if s.outbox.size <= s.outbox.limit/2 || s.typ == zmq4.REQ && !s.outbox.full() {
 		s.release()
 	}
 	s.mu.Unlock()

@@ -962,6 +962,57 @@ func TestARelaxedREQDoesNotWaitForAnAnswer(t *testing.T) {
 	s.ended()
 }
 
+// Only its answers make room on a REQ's outbox, so it must go on receiving them.
+func TestAREQWhoseHandlerAsksAgainWhileItsOutboxIsFullGoesOn(t *testing.T) {
+	t.Parallel()
+	const mark, again = 4, 10
+	r := newTestRunner(t, briefly)
+	server := bound(t, newTestRunner(t, briefly), zmq4.REP, "tcp://127.0.0.1:*")
+	start(t, server.r, echo)
+	req := marked(t, r, zmq4.REQ, mark)
+	must(t, req.Connect(server.Endpoint()))
+	for range mark {
+		must(t, req.Send(t.Context(), []byte("job")))
+	}
+	var answers atomic.Int32
+	s := start(t, r, func(ctx context.Context, m *Message) error {
+		if answers.Add(1) <= again {
+			return req.Send(ctx, []byte("again"))
+		}
+		return nil
+	})
+	until(t, "all is answered", func() bool { return answers.Load() == mark+again })
+	s.ended()
+}
+
+func TestASendThatWaitsOnAREQGoesOnAsSoonAsThereIsRoom(t *testing.T) {
+	t.Parallel()
+	const mark = 4
+	r := newTestRunner(t, WithGrace(100*ms))
+	server, at := listen(t, zmq4.REP)
+	req := marked(t, r, zmq4.REQ, mark)
+	must(t, req.Connect(at))
+	s := start(t, r, func(context.Context, *Message) error { return nil })
+	for range 1 + mark { // libzmq has the first
+		must(t, req.Send(t.Context(), []byte("job")))
+		until(t, "the first is with libzmq", func() bool { return req.report().Sent == 1 })
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- req.Send(t.Context(), []byte("waits")) }()
+	until(t, "a Send waits", func() bool {
+		req.mu.Lock()
+		defer req.mu.Unlock()
+		return req.outbox.room != nil
+	})
+	_, err := server.Recv(0)
+	must(t, err)
+	_, err = server.Send("answer", 0) // and there are three of four
+	must(t, err)
+	must(t, next(t, "the Send that waits", sent))
+	must(t, r.Close())
+	s.returned()
+}
+
 // Whoever produces until Send says ErrClosed does not hold up the end.
 func TestProducersThatNeverPauseDoNotHoldTheEnd(t *testing.T) {
 	t.Parallel()
