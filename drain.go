@@ -154,9 +154,7 @@ func (l *loop) abandonBacklog() {
 			if len(s.inbox.messages) == 0 && s.receive(turnMessages) != nil {
 				break
 			}
-			n := len(s.inbox.messages)
-			s.inbox = inbox{}
-			s.count(func(c *SocketReport) { c.Received, c.Abandoned = c.Received+n, c.Abandoned+n })
+			s.dropInbox(true)
 		}
 	}
 	// Handlers that heed their cancelled context can still reply.

@@ -206,16 +206,13 @@ func (s *Socket) shut() {
 	s.counts.Unsent += s.outbox.size + d.holding
 	s.counts.Queued, s.outbox.size = 0, 0
 	s.outbox.queue.dropAll()
-	if s.ended == s.begun {
-		s.batch = batch{} // a turn of another socket may have had it closed
-	}
 	s.mu.Unlock()
 	d.taken.dropAll()
 	for _, p := range d.held {
 		p.queue.dropAll()
 	}
 	d.held, d.holding = nil, 0
-	s.inbox = inbox{}
+	s.dropInbox(false)
 }
 
 // lingers returns when the longest linger of the sockets that may have held something is over.

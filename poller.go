@@ -489,10 +489,14 @@ func (s *Socket) job(m *Message) job {
 // handOut gives what is in the inbox to the workers.
 func (l *loop) handOut(s *Socket) {
 	for len(s.inbox.messages) > 0 && l.crew.room(1) > 0 && !s.paused() {
-		s.received(1)
+		m := s.inbox.next()
+		s.mu.Lock()
+		s.counts.Received++
+		s.batch.messages = s.inbox.messages
+		s.mu.Unlock()
 		s.counted(1)
 		l.fed = s.place
-		l.crew.assign(s.job(s.inbox.next()))
+		l.crew.assign(s.job(m))
 	}
 }
 

@@ -785,6 +785,42 @@ func TestAStuckHandlerDoesNotHoldRun(t *testing.T) {
 	}
 }
 
+// What comes with one call into C waits in Go for its handler: where the loop does not come back for it, the end must say so.
+func TestWhatWaitsBehindAStuckHandlerIsAbandoned(t *testing.T) {
+	t.Parallel()
+	const messages = 100
+	for name, end := range map[string]func(*running) (Report, error){
+		"graceful": (*running).end,
+		"forced":   func(s *running) (Report, error) { s.Close(); return s.returned() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, WithGrace(300*ms))
+			bound(t, r, zmq4.PULL, "inproc://front")
+			push := inside(t, r, zmq4.PUSH, "inproc://front")
+			for range messages { // all are there at once: inproc has no wire
+				tell(t, push, "work")
+			}
+			must(t, errors.Join(push.SetLinger(-1), push.Close()))
+			stuck, release := make(chan struct{}), make(chan struct{})
+			defer close(release)
+			var handled atomic.Int32
+			s := start(t, r, func(context.Context, *Message) error {
+				if handled.Add(1) == 2 {
+					close(stuck)
+					<-release
+				}
+				return nil
+			})
+			over(t, "the second handler is stuck", stuck)
+			rep, err := end(s)
+			if got := rep.Sockets[0]; got.Received != messages || got.Handled != 1 || got.Abandoned != messages-1 {
+				t.Errorf("Run returned %v, the report is %v", err, rep)
+			}
+		})
+	}
+}
+
 func TestHandlersErrorsAreLoggedAtMostOnceASecond(t *testing.T) {
 	t.Parallel()
 	var log lockedBuffer

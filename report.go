@@ -144,6 +144,7 @@ type SocketReport struct {
 	Unsent     int  // never taken before the end
 	Backlog    bool // there was something to read when the socket was closed
 
+	waiting       int // taken from libzmq, and nobody has begun to handle them
 	linger        time.Duration
 	untold        bool // it may hold what the Runner did not send
 	droppedBefore int  // Dropped when the end was asked for
@@ -291,11 +292,16 @@ func (r *Runner) freeze() error {
 	for _, s := range r.sockets {
 		s.shutOutbox() // also where the loop is not back to do it
 	}
+	back := isClosed(r.engine.drained())
 	rep := r.snapshot()
 	verdict := &ShutdownError{Phase: Closing, Leaked: r.leaked, unsure: r.unsure, Err: context.DeadlineExceeded}
 	for i := range rep.Sockets {
 		s := &rep.Sockets[i]
-		// A loop that is not back has handlers that did not return and outboxes that nobody will send.
+		// A loop that is not back has handlers that did not return, messages that it will not hand to any, and outboxes that nobody
+		// will send.
+		if !back {
+			s.Received, s.Abandoned = s.Received+s.waiting, s.Abandoned+s.waiting
+		}
 		s.Abandoned, s.InFlight = s.Abandoned+s.InFlight, 0
 		s.Unsent, s.Queued = s.Unsent+s.Queued, 0
 		s.lingerExpired = r.expired && s.lingered()

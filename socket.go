@@ -373,6 +373,7 @@ func (s *Socket) report() SocketReport {
 		if n := s.batch.number(s.r.loop.crew.seats[0].inside.Load()); n > ended {
 			begun, ended = n, n-1
 		}
+		c.waiting = s.batch.begun + len(s.batch.messages) - begun
 	}
 	c.Received += begun
 	c.Handled += ended - s.odd
@@ -407,6 +408,22 @@ func (s *Socket) noteEnd(as fate) {
 	s.ended = s.begun
 	s.odd++
 	as.settle(&s.counts, 1, s.r.ending.Load())
+}
+
+// dropInbox forgets what was taken from libzmq and nobody has begun to handle; it counts as if it had been left there, or as abandoned.
+func (s *Socket) dropInbox(abandoned bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if abandoned {
+		s.counts.Received += len(s.inbox.messages)
+		s.counts.Abandoned += len(s.inbox.messages)
+	}
+	if s.ended == s.begun {
+		s.batch = batch{} // a turn of another socket may have had it closed
+	} else {
+		s.batch.messages = s.batch.messages[:s.begun-s.batch.begun]
+	}
+	s.inbox = inbox{}
 }
 
 // queued is how many messages libzmq has not taken yet.
