@@ -87,6 +87,18 @@ func longestLinger(sockets []*Socket) (longest time.Duration) {
 	return longest
 }
 
+// foreseeTerm sets the last linger of sockets whose context is being terminated, or may be at any moment: a handler had the loop for too
+// long. It comes before any other call on them: the first one that learns of Term leaves a socket with the linger that it has
+// (socket_base.cpp, process_commands), and that may be all the grace.
+func (l *loop) foreseeTerm() {
+	if l.told() != forcing && !l.terming.Load() {
+		return
+	}
+	for _, s := range l.r.openSockets() {
+		s.raw.SetLinger(0)
+	}
+}
+
 // flush empties the outboxes, as long as each socket's linger allows. From here on they take nothing more. A socket
 // that has nothing to send any more is closed at once: as long as it is open it takes in what nobody will handle.
 func (l *loop) flush() {

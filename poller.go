@@ -136,6 +136,7 @@ func (l *loop) open() error {
 func (l *loop) run() {
 	l.refresh()
 	l.serve()
+	l.foreseeTerm()
 	if l.told() == abandoning {
 		l.abandonBacklog()
 	}
@@ -235,8 +236,11 @@ func (l *loop) workOff() {
 	l.deliverAll()
 }
 
-// deliverAll sends what is on the outboxes, as far as it goes.
+// deliverAll sends what is on the outboxes, as far as it goes. Not once Term has begun; see foreseeTerm.
 func (l *loop) deliverAll() {
+	if l.terming.Load() {
+		return
+	}
 	l.mu.Lock()
 	news := l.news
 	l.news, l.oldNews, l.roused = l.oldNews[:0], news, false // used in turn, so that they need no new memory

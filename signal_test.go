@@ -237,6 +237,34 @@ func forceWhatLingers(t *testing.T, phase Phase, quiet time.Duration) {
 	}
 }
 
+// Term does not wait for a handler, and the sockets keep the linger that they have when they learn of it.
+func TestAHandlerThatOutlastsAForcedEndLeavesNothingLingering(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithLinger(-1), WithGrace(time.Hour))
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	dealer := marked(t, r, zmq4.DEALER, 1)
+	must(t, dealer.Connect("ipc://"+filepath.Join(t.TempDir(), "nobody")))
+	last := bound(t, r, zmq4.PULL, "inproc://last") // Term tells it after the others
+	inside := make(chan struct{})
+	s := start(t, r, func(ctx context.Context, _ *Message) error {
+		err := dealer.Send(ctx, []byte("and not this one"))
+		close(inside)
+		until(t, "Term has begun", func() bool { _, err := last.Raw().GetEvents(); return err != nil })
+		return err
+	})
+	must(t, dealer.Send(t.Context(), []byte("libzmq takes this one")))
+	until(t, "it does", func() bool { return dealer.report().Sent == 1 })
+	source := dial(t, zmq4.PUSH, pull.Endpoint())
+	tell(t, source, "hold the loop")
+	over(t, "a handler has the loop", inside)
+	tell(t, source, "a backlog")
+	must(t, r.Close())
+	over(t, "Term", r.loop.termedC)
+	if _, err := s.returned(); !errors.Is(err, ErrForced) {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
 func TestWithSignalsWithoutAnyInstallsNothing(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, service{Deaf: true})
