@@ -62,6 +62,9 @@ func (l *loop) isDrained() bool {
 		}
 		s.emptied = true
 	}
+	if !l.r.routines.closeIfIdle() {
+		return false // one has just begun
+	}
 	l.looked = true
 	l.noQuiet.Store(noisy)
 	return true

@@ -116,6 +116,14 @@ func (g *routines) close() {
 	g.over = true
 }
 
+// closeIfIdle is close, unless some have not returned; it reports whether it was.
+func (g *routines) closeIfIdle() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.over = g.over || len(g.running) == 0
+	return g.over
+}
+
 func (g *routines) report() (running []RunningHandler) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

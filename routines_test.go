@@ -380,6 +380,34 @@ func TestGoexitInAGoFunctionEndsTheServerWithAnError(t *testing.T) {
 	}
 }
 
+// momentAfterTheDrain calls a function when the loop has ended the drain, and Run has not gone on to close.
+type momentAfterTheDrain struct {
+	engine
+	call *func()
+}
+
+func (m momentAfterTheDrain) busy() bool {
+	if call := *m.call; call != nil {
+		*m.call = nil
+		call()
+	}
+	return m.engine.busy()
+}
+
+func TestAGoFunctionThatComesWhenTheDrainHasEndedIsNotRun(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	began := make(chan struct{})
+	goes := func() { r.Go(func(context.Context) error { close(began); return nil }) }
+	r.engine = momentAfterTheDrain{r.engine, &goes}
+	bound(t, r, zmq4.PULL, "inproc://here")
+	s := start(t, r, echo)
+	s.ended()
+	if goes != nil || isClosed(began) {
+		t.Error("it was run, and nobody waited for it")
+	}
+}
+
 // panicInAGoFunctionAsChild says "bound" and its endpoint, and panics when somebody wrote "panic".
 func panicInAGoFunctionAsChild() {
 	r, err := New()
