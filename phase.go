@@ -75,10 +75,10 @@ func (r *Runner) announcer() {
 			r.crash(func() {})
 			return
 		}
-		close(r.heard)
 		if !returned {
 			r.stop(fmt.Errorf("zmqgrace: phase hook: %w", errGoexit))
 		}
+		close(r.heard)
 	}()
 	for call := range r.told {
 		call()

@@ -52,7 +52,7 @@ type ShutdownError struct {
 	Leaked  bool             // Term still waits for a socket made in the context that the Runner never saw
 	Err     error            // context.DeadlineExceeded, or ErrForced
 
-	unsure bool // whether Leaked, or what lingered kept Term
+	unsure bool // Term was not back, and Leaked may be why
 }
 
 // A RunningHandler is a handler, or other function of the user, that did not return before the end of the drain.
@@ -286,7 +286,7 @@ func (r *Runner) snapshot() Report {
 }
 
 // freeze makes the report final, and judges by it.
-func (r *Runner) freeze() error {
+func (r *Runner) freeze() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.sockets {
@@ -315,8 +315,8 @@ func (r *Runner) freeze() error {
 		verdict.Phase, verdict.Running = r.overrun.phase, r.overrun.running
 	}
 	cut := r.overrun != nil && r.overrun.cut
-	if !cut && len(verdict.Running) == 0 && !r.leaked && !r.expired && len(verdict.Sockets) == 0 {
-		return r.finalErr
+	if !cut && len(verdict.Running) == 0 && !r.leaked && !r.unsure && !r.expired && len(verdict.Sockets) == 0 {
+		return
 	}
 	if rep.Forced {
 		verdict.Err = ErrForced
@@ -324,6 +324,15 @@ func (r *Runner) freeze() error {
 	r.finalErr = errors.Join(r.blame(rep.Forced), verdict)
 	if r.ran || len(verdict.Sockets) > 0 || r.leaked { // not for a deferred Close of a Runner that could not be set up
 		r.tell(slog.LevelError, "the end was not complete", "error", verdict)
+	}
+}
+
+// judged is what Run returns. The phase hook may have failed in Done, when all else was over.
+func (r *Runner) judged() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failure != nil && !errors.Is(r.finalErr, r.failure) {
+		r.finalErr = errors.Join(r.failure, r.finalErr)
 	}
 	return r.finalErr
 }

@@ -100,7 +100,7 @@ type Runner struct {
 	overrun  *overrun // nil while the end is in time
 	leaked   bool
 	expired  bool
-	unsure   bool // whether Term waits for a leak or for what lingers
+	unsure   bool // Term was not back: for a leak, for what lingers, or for want of time
 	final    *Report
 	finalErr error
 }
@@ -307,9 +307,9 @@ func (r *Runner) awaitClosed() {
 	defer r.mu.Unlock()
 	kept := closed && !termed && !forced // by a socket
 	r.leaked = kept && deadline.Sub(free) >= soon
-	// Where Term is not back, and nothing else explains it, nobody can say that what was sent has left.
-	r.unsure = kept && !r.leaked && (lingering || r.mayHold())
-	r.expired = expired || r.unsure || forced && !termed
+	r.unsure = kept && !r.leaked
+	// Where Term is not back nobody can say that what was sent has left.
+	r.expired = expired || r.unsure && (lingering || r.mayHold()) || forced && !termed
 }
 
 // mayHold reports whether a socket was closed with something that libzmq had taken and may not have sent. The caller holds the
@@ -332,7 +332,7 @@ func (r *Runner) closeNow() {
 func (r *Runner) finish() error {
 	r.cancel(r.cause)
 	r.enter(Done)
-	err := r.freeze()
+	r.freeze()
 	close(r.told)
 	soon := time.Now().Add(forcedWait / 2)
 	if !r.isForced() {
@@ -343,6 +343,7 @@ func (r *Runner) finish() error {
 	if isClosed(r.fallen) {
 		awaitDeath()
 	}
+	err := r.judged()
 	close(r.done)
 	return err
 }

@@ -797,18 +797,28 @@ func TestAHookMayAskForTheEnd(t *testing.T) {
 }
 
 func TestAHookThatCallsGoexitEndsTheServerWithAnError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newStaged(t, &fakeEngine{drainTakes: time.Second}, WithPhaseHook(func(p Phase) {
-			if p == Running {
-				runtime.Goexit()
-			}
-		}))
-		s.run(t.Context())
-		took, err := s.returned()
-		if !errors.Is(err, errGoexit) || took != time.Second {
-			t.Errorf("Run returned %v after %v", err, took)
-		}
-	})
+	for phase := Running; phase <= Done; phase++ {
+		t.Run(phase.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStaged(t, &fakeEngine{drainTakes: time.Second}, WithPhaseHook(func(p Phase) {
+					if p == phase {
+						runtime.Goexit()
+					}
+				}))
+				s.run(t.Context())
+				if phase > Running {
+					go s.Shutdown(context.Background())
+				}
+				took, err := s.returned()
+				if !errors.Is(err, errGoexit) || took != time.Second {
+					t.Errorf("Run returned %v after %v", err, took)
+				}
+				if again := s.Shutdown(t.Context()); again != err {
+					t.Errorf("Shutdown returned %v, Run %v", again, err)
+				}
+			})
+		})
+	}
 }
 
 func TestTheBudgetIsHeldWhateverHappens(t *testing.T) {
