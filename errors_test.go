@@ -525,6 +525,12 @@ var occasions = map[string]func(t *testing.T) error{
 	"zmqgrace: Run: …":                                                             withoutHandler,
 	"socket \"…\" can receive and has no handler: give one to Run, or call Handle": withoutHandler,
 	"it has a ZAP domain and nothing serves inproc://zeromq.zap.01 in the Runner's context, so every peer would be let in: bind a REP socket of this Runner there, or set no domain": withoutZAP,
+	"its ZAP domain was set after Bind or Connect, which have taken over the options as they were, so that every peer would be let in: set it before": func(t *testing.T) error {
+		r := newTestRunner(t, quick)
+		bound(t, r, zmq4.REP, zapEndpoint)
+		must(t, bound(t, r, zmq4.REP, "tcp://127.0.0.1:*").Raw().SetZapDomain("test"))
+		return refusal(t, r)
+	},
 	"the PAIR that wakes the loop: …": terminated,
 
 	"zmqgrace: reply on socket \"…\": a … can't reply": answering(zmq4.PULL, zmq4.PUSH, func(_ context.Context, _ *Runner, m *Message) error { return m.Reply() }),

@@ -972,18 +972,24 @@ func TestRunRefusesAuthenticationThatNobodyAnswers(t *testing.T) {
 			_, secret, err := zmq4.NewCurveKeypair()
 			return errors.Join(err, s.ServerAuthCurve("test", secret))
 		},
+		"CURVE, of a server that was given a server's key as well": func(s *zmq4.Socket) error {
+			public, secret, err := zmq4.NewCurveKeypair()
+			return errors.Join(err, s.SetCurveServerkey(public), s.ServerAuthCurve("test", secret))
+		},
 	} {
-		if name == "CURVE" && !zmq4.HasCurve() {
+		if strings.HasPrefix(name, "CURVE") && !zmq4.HasCurve() {
 			t.Log("libzmq was built without CURVE")
 			continue
+		}
+		if strings.HasPrefix(name, "CURVE, ") && portable != "" {
+			continue // pebbe's calls can't tell it from a client
 		}
 		r := newTestRunner(t, briefly)
 		rep, err := r.NewSocket(zmq4.REP, WithName("front"))
 		must(t, err)
 		must(t, set(rep.Raw()))
 		must(t, rep.Bind("tcp://127.0.0.1:*"))
-		err = r.Run(t.Context(), echo)
-		if err == nil || !strings.Contains(err.Error(), `"front"`) || !strings.Contains(err.Error(), zapEndpoint) {
+		if err := refusal(t, r); err == nil || !strings.Contains(err.Error(), `"front"`) || !strings.Contains(err.Error(), zapEndpoint) {
 			t.Fatalf("%s: Run returned %v", name, err)
 		}
 		// The look for one has left nothing at the endpoint.
@@ -992,6 +998,33 @@ func TestRunRefusesAuthenticationThatNobodyAnswers(t *testing.T) {
 		s := start(t, r, echo)
 		s.ended()
 	}
+}
+
+// refusal is what Run says at once, where it refuses to run.
+func refusal(t testing.TB, r *Runner) error {
+	t.Helper()
+	s := run(t, r, echo)
+	until(t, "the Runner runs, or has returned", func() bool { return r.Phase() != Idle || len(s.result) > 0 })
+	if r.Phase() != Idle {
+		r.Close()
+	}
+	return next(t, "Run returns", s.result)
+}
+
+// Whoever is accepted at an endpoint is treated as the socket's options were when it was bound.
+func TestRunRefusesAuthenticationThatWasAskedForAfterBind(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	zap := bound(t, r, zmq4.REP, zapEndpoint)
+	zap.Handle(zapHandler(make(chan string, 100), func(string, [][]byte) bool { return false }))
+	late := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*", WithName("front"))
+	must(t, late.Raw().SetZapDomain("test"))
+	if err := refusal(t, r); !errors.Is(err, errLateZAP) || !strings.Contains(err.Error(), `"front"`) {
+		t.Errorf("Run returned %v", err)
+	}
+	// Where some may come in unasked on purpose, it is no mistake.
+	must(t, late.Bind("tcp://127.0.0.1:*"))
+	start(t, r, echo).ended()
 }
 
 func TestRunDoesNotAskForAuthenticationOfThoseWhoNeedNone(t *testing.T) {

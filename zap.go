@@ -69,11 +69,30 @@ func (r *Runner) dropZAPGuard() {
 // checkZAP refuses to run sockets that ask for authentication where nobody answers.
 func (r *Runner) checkZAP(sockets []*Socket) error {
 	for _, s := range sockets {
-		if err := r.guardZAP(s.raw); err != nil {
+		err := r.guardZAP(s.raw)
+		if err == nil && s.openDoor && !s.guardedDoor && s.needsZAP() {
+			err = errLateZAP
+		}
+		if err != nil {
 			return fmt.Errorf("socket %q: %w", s.name, err)
 		}
 	}
 	return nil
+}
+
+var errLateZAP = errors.New("its ZAP domain was set after Bind or Connect, which have taken over the options as they were, so that every peer " +
+	"would be let in: set it before")
+
+// noteDoor notes whether whoever comes through the endpoint, which s has just been bound or connected to, is authenticated. Nobody is where there
+// is no wire.
+func (s *Socket) noteDoor(endpoint string) {
+	switch {
+	case strings.HasPrefix(endpoint, "inproc://"):
+	case s.needsZAP():
+		s.guardedDoor = true
+	default:
+		s.openDoor = true
+	}
 }
 
 // asksZAP reports whether raw has its peers authenticated: it has a ZAP domain, and it is not the client of
@@ -92,7 +111,11 @@ func asksZAP(raw *zmq4.Socket) (bool, error) {
 		server, err := raw.GetPlainServer()
 		return server != 0, err
 	case zmq4.CURVE:
-		// pebbe has no getter for CURVE_SERVER; a client must know its server's key, and a server has none.
+		if handle := handleOf(raw); handle.Valid() {
+			return handle.CurveServer()
+		}
+		// Without a handle: a client must know its server's key, and a server needs none. One that was given a key all the same, perhaps
+		// its own, is taken for a client.
 		key, err := raw.GetCurveServerkeyRaw()
 		return strings.Trim(key, "\x00") == "", err
 	case zmq4.GSSAPI:

@@ -271,6 +271,11 @@ int zg_type(void *socket, int *type) {
 	return zmq_getsockopt(socket, ZMQ_TYPE, type, &size) < 0 ? zmq_errno() : 0;
 }
 
+int zg_curve_server(void *socket, int *server) {
+	size_t size = sizeof *server;
+	return zmq_getsockopt(socket, ZMQ_CURVE_SERVER, server, &size) < 0 ? zmq_errno() : 0;
+}
+
 /* zg_enforce_zap has libzmq let nobody in where a socket has a ZAP domain and nobody answers. The header has the option's name
  * among the drafts; the library knows it without them, from 4.2.3 on (options.cpp). */
 int zg_enforce_zap(void *socket) {

@@ -30,6 +30,7 @@ int zg_send(void *socket, int swallows, zg_frame *frames, size_t count, const ch
 int zg_forward(void *from, void *to, int swallows, zg_batch *batch, int first_parts, int most, int *messages);
 int zg_poll(zmq_pollitem_t *items, int count, long milliseconds, int *ready);
 int zg_type(void *socket, int *type);
+int zg_curve_server(void *socket, int *server);
 int zg_enforce_zap(void *socket);
 
 zmq_msg_t *zg_new(size_t size);

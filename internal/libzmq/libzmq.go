@@ -18,6 +18,8 @@ package libzmq
 #cgo nocallback zg_poll
 #cgo noescape zg_type
 #cgo nocallback zg_type
+#cgo noescape zg_curve_server
+#cgo nocallback zg_curve_server
 #cgo nocallback zg_enforce_zap
 #cgo nocallback zg_new
 #cgo nocallback zg_free
@@ -63,6 +65,13 @@ func HandleOf(s *zmq4.Socket) Handle {
 		return Handle{}
 	}
 	return h
+}
+
+// CurveServer reports whether the socket is the server of its CURVE connections, for which pebbe has no getter.
+func (h Handle) CurveServer() (bool, error) {
+	var server C.int
+	rc := C.zg_curve_server(h.socket, &server)
+	return server != 0, errno(rc)
 }
 
 // EnforceZAP has libzmq let nobody in where the socket has a ZAP domain and nobody answers, at endpoints that it is bound or
