@@ -37,7 +37,7 @@ func (l *loop) isDrained() bool {
 		missing := s.quietMissing()
 		noisy = noisy || s.awaitsAnswer() || missing > oneMoreLook || missing > 0 && !late || s.shutFront() && s.readable()
 		untold = untold || missing > oneMoreLook && now.Before(l.lateEnd(s))
-		if s.queued() > 0 && s.feedsOwn() || s.outstanding(now, l.r.opts.drainLimit) {
+		if s.queued() > 0 && s.ownPeer || s.outstanding(now, l.r.opts.drainLimit) {
 			return false
 		}
 		// A ROUTER's held messages hold up nobody: the flush is soon enough for them.
@@ -61,6 +61,9 @@ func (l *loop) isDrained() bool {
 			return false
 		}
 		s.emptied = true
+	}
+	if l.ownStreamGoesOn() {
+		return false
 	}
 	if !l.r.routines.closeIfIdle() {
 		return false // one has just begun
@@ -115,10 +118,26 @@ func (s *Socket) rejecting() bool {
 	return s.late != nil && l.drain && (s.emptied || l.late)
 }
 
+// ownStreamGoesOn reports whether a subscriber has something to read that came through another socket of this Runner. That is to be handled,
+// since the Runner may have received it itself; and from then on subscribers take nothing from outside, which would have no end.
+func (l *loop) ownStreamGoesOn() bool {
+	for _, s := range l.sockets {
+		if s.subscribes() && s.ownPeer && !s.paused() && s.readable() {
+			l.noStreams = true
+			s.emptied = false
+			return true
+		}
+	}
+	return false
+}
+
+// subscribes reports whether s hears a stream that has no end.
+func (s *Socket) subscribes() bool { return (s.typ == zmq4.SUB || s.typ == zmq4.XSUB) && s.endless() }
+
 // shutFront reports whether s is the frontend of a proxy that takes nothing more, so that what it has taken can
-// come to an end.
+// come to an end. What another socket of this Runner sends there was taken before.
 func (s *Socket) shutFront() bool {
-	return s.r.loop.late && s.late == nil && s.link != nil && s.link.front && s.link.owed != nil
+	return s.r.loop.late && s.late == nil && s.link != nil && s.link.front && s.link.owed != nil && !s.ownPeer
 }
 
 // giveUpSenders ends the waiting of goroutines in Send on sockets whose peers take nothing, once the drain is
@@ -131,19 +150,40 @@ func (l *loop) giveUpSenders(now time.Time) {
 	}
 }
 
-// feedsOwn reports whether s is connected to another socket of this Runner.
-func (s *Socket) feedsOwn() bool {
-	for _, e := range s.report().Endpoints {
-		if !strings.HasPrefix(e, "inproc://") {
-			continue
+// noteInproc notes what s is at an endpoint, if that is inproc.
+func (s *Socket) noteInproc(endpoint string, binds, connects bool) {
+	if !strings.HasPrefix(endpoint, "inproc://") {
+		return
+	}
+	if binds {
+		s.binds = append(s.binds, endpoint)
+	}
+	if connects {
+		s.connects = append(s.connects, endpoint)
+	}
+	s.r.loop.stale = true
+}
+
+// findOwnPeers finds out which of the sockets have another one at the other end of an inproc endpoint.
+func findOwnPeers(sockets []*Socket) {
+	binds, connects := make(map[string]int), make(map[string]int)
+	count := func(s *Socket, n int) {
+		for _, e := range s.binds {
+			binds[e] += n
 		}
-		for _, other := range s.r.loop.sockets {
-			if other != s && slices.Contains(other.report().Endpoints, e) {
-				return true
-			}
+		for _, e := range s.connects {
+			connects[e] += n
 		}
 	}
-	return false
+	for _, s := range sockets {
+		count(s, 1)
+	}
+	for _, s := range sockets {
+		count(s, -1) // it is no peer of itself
+		s.ownPeer = slices.ContainsFunc(s.binds, func(e string) bool { return connects[e] > 0 }) ||
+			slices.ContainsFunc(s.connects, func(e string) bool { return binds[e] > 0 })
+		count(s, 1)
+	}
 }
 
 // abandonBacklog receives, for a moment, what nobody will handle any more, so that it is counted.

@@ -78,6 +78,7 @@ type loop struct {
 	late      bool          // and is past its limit
 	empty     bool          // the last poll found nothing to read
 	looked    bool          // the last look at every socket found nothing to read
+	noStreams bool          // subscribers take nothing more from outside
 	waited    time.Duration // in poll, in all
 	broken    error         // the context was terminated
 	flushing  time.Time     // when the flush began
@@ -398,9 +399,9 @@ func (l *loop) yield(now time.Duration) {
 }
 
 // mayReceive reports whether s's messages may be taken now: not while it is paused, an outbox that its handler sent
-// to is full, or nobody is there to handle them.
+// to is full, nobody is there to handle them, or its stream is over.
 func (s *Socket) mayReceive() bool {
-	if !canReceive(s.typ) || s.paused() {
+	if !canReceive(s.typ) || s.paused() || s.r.loop.noStreams && s.subscribes() && !s.ownPeer {
 		return false
 	}
 	if s.link != nil && !s.rejecting() {
@@ -419,6 +420,7 @@ func (l *loop) refresh() {
 	}
 	l.stale = false
 	l.sockets = l.r.openSockets()
+	findOwnPeers(l.sockets)
 	if l.doorbell == nil {
 		return // nothing will be polled
 	}

@@ -32,10 +32,11 @@ type owedPeer struct {
 // DEALER, an XSUB and an XPUB, or a PULL and a PUSH, in this order. Call it before Run; the sockets need no handler.
 //
 // Between ROUTER and DEALER unanswered requests are counted by routing id: they are in flight, and the drain waits for
-// their answers, but not for those of clients that are gone, nor for requests older than the drain limit. Those count as
+// their answers, but not for requests older than the drain limit, nor for those of a client that an answer has found gone. Those count as
 // failed, or, if they grew too old in the drain, as abandoned, which is an error. Where more than a thousand clients wait
 // for an answer, requests that are older than a minute and than the drain limit are given up while running, too.
-// From the drain limit on nothing more is taken from the frontend ([WithLate] can answer it). An XPUB behind a proxy
+// From the drain limit on nothing more is taken from the frontend ([WithLate] can answer it), unless another socket of the Runner feeds it
+// over inproc: brokers in a row are ended together. An XPUB behind a proxy
 // waits for a slow subscriber for a second before it drops. Whoever closes one of the two sockets must close the other, too: it would go on taking what
 // it can't pass on.
 func (r *Runner) Proxy(frontend, backend *Socket) error {

@@ -643,6 +643,103 @@ func TestABrokerIsBusyWhereTheHardEndFindsRequestsUnread(t *testing.T) {
 	}
 }
 
+// What one broker has taken waits before the next one, when nothing more is taken from the clients.
+func TestBrokersInARowAnswerWhatTheFirstHasTaken(t *testing.T) {
+	t.Parallel()
+	for i := range 3 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			r := newTestRunner(t, WithDrainQuiet(100*ms), WithDrainLimit(50*ms))
+			front, inner := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*"), bound(t, r, zmq4.ROUTER, "inproc://inner")
+			outer, back := connected(t, r, zmq4.DEALER, "inproc://inner"), bound(t, r, zmq4.DEALER, "tcp://127.0.0.1:*")
+			must(t, errors.Join(r.Proxy(front, outer), r.Proxy(inner, back)))
+			s := start(t, r, nil)
+			serveEcho(t, 2, back.Endpoint(), 0)
+			clients := newHasty(t, 8, front.Endpoint())
+			until(t, "the brokers work", func() bool { return clients.answered.Load() > 20 })
+			rep := s.ended()
+			clients.end()
+			if got := clients.answered.Load(); int(got) != rep.Sockets[0].Handled {
+				t.Errorf("%d were answered, the report is %v", got, rep)
+			}
+		})
+	}
+}
+
+// What one forwarder receives while it ends is to pass the next one, too, though its stream has no end.
+func TestForwardersInARowPassOnAllThatTheFirstReceived(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	front, outer := bound(t, r, zmq4.XSUB, "tcp://127.0.0.1:*"), bound(t, r, zmq4.XPUB, "inproc://inner")
+	inner, back := connected(t, r, zmq4.XSUB, "inproc://inner"), bound(t, r, zmq4.XPUB, "tcp://127.0.0.1:*")
+	must(t, errors.Join(r.Proxy(front, outer), r.Proxy(inner, back)))
+	s := start(t, r, nil)
+	pub := dial(t, zmq4.XPUB, front.Endpoint(), func(s *zmq4.Socket) error {
+		return errors.Join(s.SetSndhwm(1000), s.SetXpubNodrop(true), s.SetSndtimeo(10*ms))
+	})
+	sub := dial(t, zmq4.SUB, back.Endpoint(), subscribeTo(""))
+	_, err := pub.RecvMessage(0)
+	must(t, err)
+	var over atomic.Bool
+	var received atomic.Int64
+	var all sync.WaitGroup
+	all.Go(func() {
+		for !over.Load() {
+			pub.Send("x", 0) // a flood: EAGAIN is no matter
+		}
+	})
+	must(t, sub.SetRcvtimeo(10*ms))
+	all.Go(func() {
+		for !over.Load() {
+			if _, err := sub.RecvBytes(0); err == nil {
+				received.Add(1)
+			}
+		}
+	})
+	t.Cleanup(func() { over.Store(true); all.Wait() })
+	until(t, "the forwarders work", func() bool { return received.Load() > 1000 })
+	rep := s.ended()
+	n := rep.Sockets[0].Received
+	if last := rep.Sockets[3]; last.Sent != n {
+		t.Fatalf("of %d that were received %d were passed on, the report is %v", n, last.Sent, rep)
+	}
+	until(t, "all is there", func() bool { return received.Load() == int64(n) })
+}
+
+func TestASocketHasAnOwnPeerWhereOneBindsAndTheOtherConnects(t *testing.T) {
+	r := newTestRunner(t)
+	for _, test := range []struct {
+		name    string
+		sockets []string // "b" for who binds, "c" for who connects, then the name
+		want    []bool
+	}{
+		{"a pair", []string{"bx", "cx"}, []bool{true, true}},
+		{"two that connect to somebody else", []string{"cx", "cx"}, []bool{false, false}},
+		{"other names", []string{"bx", "cy"}, []bool{false, false}},
+		{"a crowd", []string{"cx", "cx", "bx", "by"}, []bool{true, true, true, false}},
+		{"one that nobody knows of", []string{"ax", "cx"}, []bool{true, true}},
+		{"one alone that nobody knows of", []string{"ax"}, []bool{false}},
+		{"not of the process", []string{"bt", "ct"}, []bool{false, false}},
+	} {
+		var sockets []*Socket
+		for _, what := range test.sockets {
+			s := &Socket{r: r}
+			endpoint := "inproc://" + what[1:]
+			if what[1:] == "t" {
+				endpoint = "tcp://127.0.0.1:5555"
+			}
+			s.noteInproc(endpoint, what[0] != 'c', what[0] != 'b')
+			sockets = append(sockets, s)
+		}
+		findOwnPeers(sockets)
+		for i, s := range sockets {
+			if s.ownPeer != test.want[i] {
+				t.Errorf("%s: of socket %d it is %v", test.name, i, s.ownPeer)
+			}
+		}
+	}
+}
+
 func TestAProxiedSocketMayBeBoundWhileTheRunnerRuns(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly)
