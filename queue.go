@@ -1,6 +1,10 @@
 package zmqgrace
 
-import "github.com/zmqgrace/zmqgrace/internal/libzmq"
+import (
+	"unsafe"
+
+	"github.com/zmqgrace/zmqgrace/internal/libzmq"
+)
 
 const (
 	chunkFrames = 1024     // a chunk that has so many takes no more messages
@@ -184,9 +188,10 @@ func (q *queue) firstPart() []byte {
 	return bytesOf(&c.frames[c.frame], c.data[c.at:])
 }
 
-// firstSize is how many bytes the first message has.
-func (q *queue) firstSize() (size int) {
+// firstSize is how much memory the first message takes: its bytes, and its frames, of which a message may have very many that are empty.
+func (q *queue) firstSize() int {
 	frames, _ := q.first()
+	size := len(frames) * int(unsafe.Sizeof(frames[0]))
 	for i := range frames {
 		size += frames[i].Size()
 	}

@@ -3,6 +3,9 @@ package zmqgrace
 import (
 	"bytes"
 	"testing"
+	"unsafe"
+
+	"github.com/zmqgrace/zmqgrace/internal/libzmq"
 )
 
 // A queue that never runs empty gives up, now and then, the places of the chunks that have left.
@@ -29,4 +32,21 @@ func TestAQueueThatNeverRunsEmptyKeepsItsOrderAndNoPlacesOfWhatHasLeft(t *testin
 	if !q.empty() || len(q.chunks) != 0 {
 		t.Errorf("%d messages are left in %d places", q.messages, len(q.chunks))
 	}
+}
+
+// A message of very many empty frames takes memory, too, and a client may choose how many come back to it.
+func TestTheSizeOfAMessageIsWhatItsFramesAndTheirBytesTake(t *testing.T) {
+	const frames, frame = 1000, int(unsafe.Sizeof(libzmq.Frame{}))
+	var q queue
+	q.add(envelope{id: []byte("me"), delimited: true}, make([][]byte, frames), nil, false)
+	if got, want := q.firstSize(), len("me")+(2+frames)*frame; got != want {
+		t.Errorf("%d empty frames take %d bytes, not %d", frames, got, want)
+	}
+	q.dropFirst()
+	large := [][]byte{make([]byte, 2*aloneBytes)}
+	q.add(envelope{}, large, copyLarge(large), false)
+	if got, want := q.firstSize(), 2*aloneBytes+frame; got != want {
+		t.Errorf("a large frame takes %d bytes, not %d", got, want)
+	}
+	q.dropAll()
 }
