@@ -65,8 +65,8 @@ func (l *loop) isDrained() bool {
 	if l.ownStreamGoesOn() {
 		return false
 	}
-	if !l.r.routines.closeIfIdle() {
-		return false // one has just begun
+	if !l.r.routines.closeIfIdle() || l.hasNews() {
+		return false // one has just begun, or has begun and ended
 	}
 	l.looked = true
 	l.noQuiet.Store(noisy)
@@ -79,7 +79,7 @@ func (s *Socket) waitedFor() bool {
 	if s.typ == zmq4.XPUB && s.endless() || s.shutFront() {
 		return false
 	}
-	return canReceive(s.typ) && !(s.endless() && s.emptied)
+	return canReceive(s.typ) && !(s.endless() && s.emptied && !(s.r.loop.noStreams && s.hearsOwn()))
 }
 
 // awaitsAnswer reports whether s is a REQ with an open request, whoever sent that. libzmq tells by the error of a receive.
@@ -121,23 +121,30 @@ func (s *Socket) rejecting() bool {
 // ownStreamGoesOn reports whether a subscriber has something to read that came through another socket of this Runner. That is to be handled,
 // since the Runner may have received it itself; and from then on subscribers take nothing from outside, which would have no end.
 func (l *loop) ownStreamGoesOn() bool {
-	for _, s := range l.sockets {
-		if s.subscribes() && s.ownPeer && !s.paused() && s.readable() {
-			l.noStreams = true
-			s.emptied = false
-			return true
-		}
-	}
-	return false
+	goesOn := slices.ContainsFunc(l.sockets, func(s *Socket) bool { return s.hearsOwn() && s.readable() })
+	l.noStreams = l.noStreams || goesOn
+	return goesOn
 }
+
+// hearsOwn reports whether s hears another socket of this Runner. Somebody outside may have it hear something all the time, so the drain
+// limit is the end of that.
+func (s *Socket) hearsOwn() bool { return s.subscribes() && s.ownPeer && !s.r.loop.late }
 
 // subscribes reports whether s hears a stream that has no end.
 func (s *Socket) subscribes() bool { return (s.typ == zmq4.SUB || s.typ == zmq4.XSUB) && s.endless() }
 
 // shutFront reports whether s is the frontend of a proxy that takes nothing more, so that what it has taken can
-// come to an end. What another socket of this Runner sends there was taken before.
+// come to an end. What another socket of this Runner asks there may be part of that.
 func (s *Socket) shutFront() bool {
-	return s.r.loop.late && s.late == nil && s.link != nil && s.link.front && s.link.owed != nil && !s.ownPeer
+	l := s.r.loop
+	return l.late && s.late == nil && s.link != nil && s.link.front && s.link.owed != nil && !(s.ownPeer && l.owesBeside(s))
+}
+
+// owesBeside reports whether the Runner has taken something by another socket that it has not answered yet.
+func (l *loop) owesBeside(s *Socket) bool {
+	return l.crew.inFlight() || slices.ContainsFunc(l.sockets, func(other *Socket) bool {
+		return other != s && (other.awaiting || other.link != nil && other.link.total > 0)
+	})
 }
 
 // giveUpSenders ends the waiting of goroutines in Send on sockets whose peers take nothing, once the drain is

@@ -525,7 +525,7 @@ var occasions = map[string]func(t *testing.T) error{
 	"zmqgrace: Run: …":                                                             withoutHandler,
 	"socket \"…\" can receive and has no handler: give one to Run, or call Handle": withoutHandler,
 	"it has a ZAP domain and nothing serves inproc://zeromq.zap.01 in the Runner's context, so every peer would be let in: bind a REP socket of this Runner there, or set no domain": withoutZAP,
-	"its ZAP domain was set after Bind or Connect, which have taken over the options as they were, so that every peer would be let in: set it before": func(t *testing.T) error {
+	"its ZAP domain was set after Bind or Connect, which have taken over the options as they were, so that every peer would be let in: close it, and set the domain of a new one first": func(t *testing.T) error {
 		r := newTestRunner(t, quick)
 		bound(t, r, zmq4.REP, zapEndpoint)
 		must(t, bound(t, r, zmq4.REP, "tcp://127.0.0.1:*").Raw().SetZapDomain("test"))

@@ -88,8 +88,8 @@ func longestLinger(sockets []*Socket) (longest time.Duration) {
 }
 
 // foreseeTerm sets the last linger of sockets whose context is being terminated, or may be at any moment: a handler had the loop for too
-// long. It comes before any other call on them: the first one that learns of Term leaves a socket with the linger that it has
-// (socket_base.cpp, process_commands), and that may be all the grace.
+// long. It comes before any other call of the loop's on them: the first one that learns of Term leaves a socket with the linger that it has
+// (socket_base.cpp, process_commands), and that may be all the grace. So does a call that the handler has made itself.
 func (l *loop) foreseeTerm() {
 	if l.told() != forcing && !l.terming.Load() {
 		return

@@ -225,8 +225,12 @@ func (t *tally) add(sent libzmq.Progress) {
 	t.replied = t.replied || sent.Marked > 0
 }
 
-// deliver hands to libzmq what it takes of the outbox, without blocking. Only the owner of the socket calls it.
+// deliver hands to libzmq what it takes of the outbox, without blocking. Only the owner of the socket calls it. Once Term has begun it does
+// nothing: see foreseeTerm.
 func (s *Socket) deliver(now time.Time) {
+	if s.r.loop.terming.Load() {
+		return
+	}
 	d := &s.delivery
 	if !d.pending() {
 		d.moved = now // what comes now has not waited yet

@@ -237,11 +237,8 @@ func (l *loop) workOff() {
 	l.deliverAll()
 }
 
-// deliverAll sends what is on the outboxes, as far as it goes. Not once Term has begun; see foreseeTerm.
+// deliverAll sends what is on the outboxes, as far as it goes.
 func (l *loop) deliverAll() {
-	if l.terming.Load() {
-		return
-	}
 	l.mu.Lock()
 	news := l.news
 	l.news, l.oldNews, l.roused = l.oldNews[:0], news, false // used in turn, so that they need no new memory
@@ -401,7 +398,7 @@ func (l *loop) yield(now time.Duration) {
 // mayReceive reports whether s's messages may be taken now: not while it is paused, an outbox that its handler sent
 // to is full, nobody is there to handle them, or its stream is over.
 func (s *Socket) mayReceive() bool {
-	if !canReceive(s.typ) || s.paused() || s.r.loop.noStreams && s.subscribes() && !s.ownPeer {
+	if !canReceive(s.typ) || s.paused() || s.r.loop.noStreams && s.emptied && s.subscribes() && !s.ownPeer {
 		return false
 	}
 	if s.link != nil && !s.rejecting() {

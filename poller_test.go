@@ -698,17 +698,6 @@ func TestASocketLeftOpenBesideALingerWithoutAnEndIsNamedAsPossible(t *testing.T)
 	}
 }
 
-func TestASocketLeftOpenIsNamedAsPossibleHoweverShortTheGraceIs(t *testing.T) {
-	t.Parallel()
-	r := newTestRunner(t, WithGrace(forcedWait*4/5), WithDrainQuiet(0)) // too short to say that a socket was leaked
-	mend := leak(t, r)
-	_, err := start(t, r, nil).end()
-	if e := incomplete(t, err); e.Leaked || r.Report().LingerExpired || !strings.Contains(err.Error(), "may have been left open") {
-		t.Errorf("Run returned %v, the report is %v", err, r.Report())
-	}
-	mend()
-}
-
 // A slow machine does that too: then nobody knows whether the linger was long enough.
 func TestWhatWasSentIsNotCalledHandedOverWhereTermIsNotBackWithinTheGrace(t *testing.T) {
 	t.Parallel()

@@ -666,29 +666,23 @@ func TestBrokersInARowAnswerWhatTheFirstHasTaken(t *testing.T) {
 	}
 }
 
-// What one forwarder receives while it ends is to pass the next one, too, though its stream has no end.
-func TestForwardersInARowPassOnAllThatTheFirstReceived(t *testing.T) {
-	t.Parallel()
-	r := newTestRunner(t, briefly)
-	front, outer := bound(t, r, zmq4.XSUB, "tcp://127.0.0.1:*"), bound(t, r, zmq4.XPUB, "inproc://inner")
-	inner, back := connected(t, r, zmq4.XSUB, "inproc://inner"), bound(t, r, zmq4.XPUB, "tcp://127.0.0.1:*")
-	must(t, errors.Join(r.Proxy(front, outer), r.Proxy(inner, back)))
-	s := start(t, r, nil)
-	pub := dial(t, zmq4.XPUB, front.Endpoint(), func(s *zmq4.Socket) error {
+// floodThrough has a publisher that never pauses send what a subscriber takes, and counts it.
+func floodThrough(t testing.TB, front, back string) (received *atomic.Int64) {
+	t.Helper()
+	received = new(atomic.Int64)
+	sub := dial(t, zmq4.SUB, back, subscribeTo(""))
+	pub := dial(t, zmq4.XPUB, front, func(s *zmq4.Socket) error {
 		return errors.Join(s.SetSndhwm(1000), s.SetXpubNodrop(true), s.SetSndtimeo(10*ms))
 	})
-	sub := dial(t, zmq4.SUB, back.Endpoint(), subscribeTo(""))
 	_, err := pub.RecvMessage(0)
-	must(t, err)
+	must(t, errors.Join(err, sub.SetRcvtimeo(10*ms)))
 	var over atomic.Bool
-	var received atomic.Int64
 	var all sync.WaitGroup
 	all.Go(func() {
 		for !over.Load() {
-			pub.Send("x", 0) // a flood: EAGAIN is no matter
+			pub.Send("x", 0) // EAGAIN is no matter
 		}
 	})
-	must(t, sub.SetRcvtimeo(10*ms))
 	all.Go(func() {
 		for !over.Load() {
 			if _, err := sub.RecvBytes(0); err == nil {
@@ -697,6 +691,18 @@ func TestForwardersInARowPassOnAllThatTheFirstReceived(t *testing.T) {
 		}
 	})
 	t.Cleanup(func() { over.Store(true); all.Wait() })
+	return received
+}
+
+// What one forwarder receives while it ends is to pass the next one, too, though its stream has no end.
+func TestForwardersInARowPassOnAllThatTheFirstReceived(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	front, outer := bound(t, r, zmq4.XSUB, "tcp://127.0.0.1:*"), bound(t, r, zmq4.XPUB, "inproc://inner")
+	inner, back := connected(t, r, zmq4.XSUB, "inproc://inner"), bound(t, r, zmq4.XPUB, "tcp://127.0.0.1:*")
+	must(t, errors.Join(r.Proxy(front, outer), r.Proxy(inner, back)))
+	s := start(t, r, nil)
+	received := floodThrough(t, front.Endpoint(), back.Endpoint())
 	until(t, "the forwarders work", func() bool { return received.Load() > 1000 })
 	rep := s.ended()
 	n := rep.Sockets[0].Received
@@ -704,6 +710,69 @@ func TestForwardersInARowPassOnAllThatTheFirstReceived(t *testing.T) {
 		t.Fatalf("of %d that were received %d were passed on, the report is %v", n, last.Sent, rep)
 	}
 	until(t, "all is there", func() bool { return received.Load() == int64(n) })
+}
+
+// Nor is it lost where a full outbox behind it pauses a subscriber that has been empty in the drain.
+func TestAPausedSubscriberHandlesWhatItsOwnRunnerPublished(t *testing.T) {
+	t.Parallel()
+	const n, mark = 20, 5
+	r := newTestRunner(t, briefly)
+	published := make(chan struct{})
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*", WithGoodbye(func(context.Context, *Socket) error { <-published; return nil }))
+	pub, sub := bound(t, r, zmq4.PUB, "inproc://events"), connected(t, r, zmq4.SUB, "inproc://events")
+	push := marked(t, r, zmq4.PUSH, mark)
+	must(t, errors.Join(sub.Raw().SetSubscribe(""), push.Bind("tcp://127.0.0.1:*")))
+	pull.Handle(func(ctx context.Context, m *Message) error { return pub.Send(ctx, m.Frames...) })
+	sub.Handle(func(ctx context.Context, m *Message) error { return push.Send(ctx, m.Frames...) })
+	var empty atomic.Bool
+	r.Every(ms, func(context.Context) error { empty.Store(sub.emptied); return nil })
+	s := start(t, r, nil)
+	source := dial(t, zmq4.PUSH, pull.Endpoint())
+	tell(t, source, countedBody(0))
+	go s.Shutdown(context.Background())
+	until(t, "the drain", func() bool { return r.Phase() == Draining })
+	tell(t, source, countedBody(1))
+	until(t, "the subscriber has been empty", empty.Load)
+	for i := 2; i < n; i++ {
+		tell(t, source, countedBody(i))
+	}
+	until(t, "all is published, and the outbox is full", func() bool { return pub.report().Sent == n && push.report().Queued == mark })
+	close(published)
+	<-time.After(50 * ms) // longer than the quiet time
+	expectCounted(t, dial(t, zmq4.PULL, push.Endpoint()), n)
+	s.ended()
+}
+
+// A client of the Runner's own that wants nothing does not keep a broker open for others.
+func TestABrokerWithAnIdleClientOfItsOwnRunnerEndsAtTheDrainLimit(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithDrainQuiet(100*ms), WithDrainLimit(50*ms), WithGrace(2*time.Second))
+	front, back, err := newBroker(r)
+	must(t, err)
+	must(t, front.Bind("inproc://front"))
+	connected(t, r, zmq4.DEALER, "inproc://front").Handle(echo)
+	s := start(t, r, nil)
+	serveEcho(t, 3, back.Endpoint(), ms)
+	clients := newHasty(t, 10, front.report().Endpoints[0])
+	until(t, "the broker works", func() bool { return clients.answered.Load() > 20 })
+	if rep := s.ended(); rep.Sockets[0].Handled != rep.Sockets[0].Received {
+		t.Errorf("the report is %v", rep)
+	}
+	clients.end()
+}
+
+// Nor does a publisher of the Runner's own that says nothing.
+func TestAForwarderWithAnIdlePublisherOfItsOwnRunnerEndsAtTheDrainLimitUnderAFlood(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithDrainLimit(50*ms))
+	front, _ := newForwarder(t, r, 1000)
+	must(t, front.Bind("inproc://front"))
+	connected(t, r, zmq4.PUB, "inproc://front")
+	s := start(t, r, nil)
+	first := func(i int) string { return r.Report().Sockets[i].Endpoints[0] }
+	floodThrough(t, first(0), first(1))
+	until(t, "the forwarder works", func() bool { return front.report().Handled > 1000 })
+	s.ended()
 }
 
 func TestASocketHasAnOwnPeerWhereOneBindsAndTheOtherConnects(t *testing.T) {

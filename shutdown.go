@@ -176,7 +176,7 @@ func (r *Runner) Context() *zmq4.Context { return r.context }
 // returns [ErrClosed].
 //
 // It refuses to start if a socket that can receive has no handler, or if one asks for authentication that nobody
-// answers. Then the Runner stays as it was: mend it and call Run again, or Close it.
+// answers, or did not ask when it was bound. Then the Runner stays as it was: mend it and call Run again, or Close it.
 //
 // The first signal starts the graceful end. The second, in any phase, ends it at once as [Runner.Close] does.
 // From the third on the process has its default behaviour back. Handlers for signals are installed while Run

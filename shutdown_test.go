@@ -821,6 +821,19 @@ func TestAHookThatCallsGoexitEndsTheServerWithAnError(t *testing.T) {
 	}
 }
 
+// Nothing lingers, and there is too little time to say that a socket was leaked.
+func TestATermThatIsNotBackIsAnErrorHoweverShortTheGraceIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStaged(t, &fakeEngine{termTakes: never}, WithGrace(forcedWait*4/5))
+		s.run(t.Context())
+		go s.Shutdown(context.Background())
+		_, err := s.returned()
+		if e := incomplete(t, err); e.Leaked || s.Report().LingerExpired || !strings.Contains(err.Error(), "may have been left open") {
+			t.Errorf("Run returned %v, the report is %v", err, s.Report())
+		}
+	})
+}
+
 func TestTheBudgetIsHeldWhateverHappens(t *testing.T) {
 	durations := []time.Duration{0, ms, 30 * ms, 300 * ms, 3 * time.Second, never}
 	some := func(rnd *rand.Rand) time.Duration { return durations[rnd.IntN(len(durations))] }

@@ -240,6 +240,18 @@ func forceWhatLingers(t *testing.T, phase Phase, quiet time.Duration) {
 // Term does not wait for a handler, and the sockets keep the linger that they have when they learn of it.
 func TestAHandlerThatOutlastsAForcedEndLeavesNothingLingering(t *testing.T) {
 	t.Parallel()
+	for name, then := range map[string]func(*Socket) error{
+		"it returns":        func(*Socket) error { return nil },
+		"it closes its own": (*Socket).Close,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			outlastAForcedEnd(t, then)
+		})
+	}
+}
+
+func outlastAForcedEnd(t *testing.T, then func(*Socket) error) {
 	r := newTestRunner(t, WithLinger(-1), WithGrace(time.Hour))
 	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
 	dealer := marked(t, r, zmq4.DEALER, 1)
@@ -250,7 +262,7 @@ func TestAHandlerThatOutlastsAForcedEndLeavesNothingLingering(t *testing.T) {
 		err := dealer.Send(ctx, []byte("and not this one"))
 		close(inside)
 		until(t, "Term has begun", func() bool { _, err := last.Raw().GetEvents(); return err != nil })
-		return err
+		return errors.Join(err, then(dealer))
 	})
 	must(t, dealer.Send(t.Context(), []byte("libzmq takes this one")))
 	until(t, "it does", func() bool { return dealer.report().Sent == 1 })

@@ -19,25 +19,24 @@ import (
 // call it, it belongs to the goroutine that sets the Runner up, and while the Runner runs to the loop
 // goroutine, which runs the handlers: a ZeroMQ socket that two goroutines touch crashes.
 type Socket struct {
-	r           *Runner
-	raw         *zmq4.Socket  // kept while libzmq knows it: pebbe's finalizer closes a socket that nobody references
-	handle      libzmq.Handle // of raw, for the fast way in and out; see wire.go
-	typ         zmq4.Type
-	name        string
-	linger      time.Duration // -1: all the budget
-	quiet       time.Duration
-	quietly     bool // that quiet was asked for
-	handler     Handler
-	late        Handler
-	goodbye     func(ctx context.Context, s *Socket) error
-	adopted     bool  // it may be bound and connected to what nobody knows
-	atZAP       bool  // it authenticates the peers of the others
-	maybeZAP    bool  // or may do so
-	openDoor    bool  // peers get in unasked at one of its endpoints
-	guardedDoor bool  // and not at another
-	link        *link // to the other side of its proxy
-	warner      warner
-	ctx         context.Context // for its handler; names the socket as the sender that backpressure pauses
+	r        *Runner
+	raw      *zmq4.Socket  // kept while libzmq knows it: pebbe's finalizer closes a socket that nobody references
+	handle   libzmq.Handle // of raw, for the fast way in and out; see wire.go
+	typ      zmq4.Type
+	name     string
+	linger   time.Duration // -1: all the budget
+	quiet    time.Duration
+	quietly  bool // that quiet was asked for
+	handler  Handler
+	late     Handler
+	goodbye  func(ctx context.Context, s *Socket) error
+	adopted  bool  // it may be bound and connected to what nobody knows
+	atZAP    bool  // it authenticates the peers of the others
+	maybeZAP bool  // or may do so
+	openDoor bool  // at one of its endpoints everybody is let in
+	link     *link // to the other side of its proxy
+	warner   warner
+	ctx      context.Context // for its handler; names the socket as the sender that backpressure pauses
 
 	noticed atomic.Bool  // the loop knows that there is something on the outbox
 	pauses  atomic.Int32 // full outboxes that its handler sent to: it receives nothing until they have room

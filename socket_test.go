@@ -1022,8 +1022,12 @@ func TestRunRefusesAuthenticationThatWasAskedForAfterBind(t *testing.T) {
 	if err := refusal(t, r); !errors.Is(err, errLateZAP) || !strings.Contains(err.Error(), `"front"`) {
 		t.Errorf("Run returned %v", err)
 	}
-	// Where some may come in unasked on purpose, it is no mistake.
+	// To bind it again does not shut the first door.
 	must(t, late.Bind("tcp://127.0.0.1:*"))
+	if err := refusal(t, r); !errors.Is(err, errLateZAP) {
+		t.Errorf("bound again, Run returned %v", err)
+	}
+	must(t, late.Close())
 	start(t, r, echo).ended()
 }
 

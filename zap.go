@@ -70,7 +70,7 @@ func (r *Runner) dropZAPGuard() {
 func (r *Runner) checkZAP(sockets []*Socket) error {
 	for _, s := range sockets {
 		err := r.guardZAP(s.raw)
-		if err == nil && s.openDoor && !s.guardedDoor && s.needsZAP() {
+		if err == nil && s.openDoor && s.needsZAP() {
 			err = errLateZAP
 		}
 		if err != nil {
@@ -81,18 +81,12 @@ func (r *Runner) checkZAP(sockets []*Socket) error {
 }
 
 var errLateZAP = errors.New("its ZAP domain was set after Bind or Connect, which have taken over the options as they were, so that every peer " +
-	"would be let in: set it before")
+	"would be let in: close it, and set the domain of a new one first")
 
-// noteDoor notes whether whoever comes through the endpoint, which s has just been bound or connected to, is authenticated. Nobody is where there
-// is no wire.
+// noteDoor notes whether whoever comes through the endpoint, which s has just been bound or connected to, is let in unasked. Everybody is where
+// there is no wire.
 func (s *Socket) noteDoor(endpoint string) {
-	switch {
-	case strings.HasPrefix(endpoint, "inproc://"):
-	case s.needsZAP():
-		s.guardedDoor = true
-	default:
-		s.openDoor = true
-	}
+	s.openDoor = s.openDoor || !strings.HasPrefix(endpoint, "inproc://") && !s.needsZAP()
 }
 
 // asksZAP reports whether raw has its peers authenticated: it has a ZAP domain, and it is not the client of
