@@ -126,9 +126,11 @@ func (l *loop) ownStreamGoesOn() bool {
 	return goesOn
 }
 
-// hearsOwn reports whether s hears another socket of this Runner. Somebody outside may have it hear something all the time, so the drain
-// limit is the end of that.
-func (s *Socket) hearsOwn() bool { return s.subscribes() && s.ownPeer && !s.r.loop.late }
+// hearsOwn reports whether s hears another socket of this Runner. Where it hears others, too, these may have it hear something all the time, so
+// the drain limit is the end of that.
+func (s *Socket) hearsOwn() bool {
+	return s.subscribes() && s.ownPeer && !(s.outside && s.r.loop.late)
+}
 
 // subscribes reports whether s hears a stream that has no end.
 func (s *Socket) subscribes() bool { return (s.typ == zmq4.SUB || s.typ == zmq4.XSUB) && s.endless() }
@@ -157,9 +159,10 @@ func (l *loop) giveUpSenders(now time.Time) {
 	}
 }
 
-// noteInproc notes what s is at an endpoint, if that is inproc.
-func (s *Socket) noteInproc(endpoint string, binds, connects bool) {
+// noteEndpoint notes where s may have peers.
+func (s *Socket) noteEndpoint(endpoint string, binds, connects bool) {
 	if !strings.HasPrefix(endpoint, "inproc://") {
+		s.outside = true
 		return
 	}
 	if binds {

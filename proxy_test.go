@@ -649,7 +649,7 @@ func TestBrokersInARowAnswerWhatTheFirstHasTaken(t *testing.T) {
 	for i := range 3 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
-			r := newTestRunner(t, WithDrainQuiet(100*ms), WithDrainLimit(50*ms))
+			r := newTestRunner(t, WithDrainQuiet(100*ms), WithDrainLimit(500*ms))
 			front, inner := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*"), bound(t, r, zmq4.ROUTER, "inproc://inner")
 			outer, back := connected(t, r, zmq4.DEALER, "inproc://inner"), bound(t, r, zmq4.DEALER, "tcp://127.0.0.1:*")
 			must(t, errors.Join(r.Proxy(front, outer), r.Proxy(inner, back)))
@@ -743,10 +743,51 @@ func TestAPausedSubscriberHandlesWhatItsOwnRunnerPublished(t *testing.T) {
 	s.ended()
 }
 
+// Nor past the drain limit, where the subscriber is slow.
+func TestASlowSubscriberHandlesWhatItsOwnRunnerPublishedPastTheDrainLimit(t *testing.T) {
+	t.Parallel()
+	const n, work = 20, 5 * ms
+	r := newTestRunner(t, briefly, WithDrainLimit(n*work/4))
+	published := make(chan struct{})
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*", WithGoodbye(func(context.Context, *Socket) error { <-published; return nil }))
+	pub, sub := bound(t, r, zmq4.PUB, "inproc://events"), connected(t, r, zmq4.SUB, "inproc://events")
+	must(t, sub.Raw().SetSubscribe(""))
+	pull.Handle(func(ctx context.Context, m *Message) error {
+		if string(m.Frames[0]) == "first" {
+			return pub.Send(ctx, m.Frames...)
+		}
+		defer close(published)
+		for range n - 1 {
+			if err := pub.Send(ctx, m.Frames...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	sub.Handle(func(_ context.Context, m *Message) error {
+		if string(m.Frames[0]) != "first" {
+			time.Sleep(work)
+		}
+		return nil
+	})
+	s := start(t, r, nil)
+	source := dial(t, zmq4.PUSH, pull.Endpoint())
+	go s.Shutdown(context.Background())
+	until(t, "the drain", func() bool { return r.Phase() == Draining })
+	tell(t, source, "first")
+	var empty atomic.Bool
+	r.Every(ms, func(context.Context) error { empty.Store(sub.emptied); return nil })
+	until(t, "the subscriber has been empty in the drain", empty.Load)
+	tell(t, source, "the others")
+	if rep := s.ended(); rep.Sockets[2].Handled != n {
+		t.Errorf("of %d events %d were handled", n, rep.Sockets[2].Handled)
+	}
+}
+
 // A client of the Runner's own that wants nothing does not keep a broker open for others.
 func TestABrokerWithAnIdleClientOfItsOwnRunnerEndsAtTheDrainLimit(t *testing.T) {
 	t.Parallel()
-	r := newTestRunner(t, WithDrainQuiet(100*ms), WithDrainLimit(50*ms), WithGrace(2*time.Second))
+	r := newTestRunner(t, WithDrainQuiet(100*ms), WithDrainLimit(500*ms), WithGrace(2*time.Second))
 	front, back, err := newBroker(r)
 	must(t, err)
 	must(t, front.Bind("inproc://front"))
@@ -797,7 +838,7 @@ func TestASocketHasAnOwnPeerWhereOneBindsAndTheOtherConnects(t *testing.T) {
 			if what[1:] == "t" {
 				endpoint = "tcp://127.0.0.1:5555"
 			}
-			s.noteInproc(endpoint, what[0] != 'c', what[0] != 'b')
+			s.noteEndpoint(endpoint, what[0] != 'c', what[0] != 'b')
 			sockets = append(sockets, s)
 		}
 		findOwnPeers(sockets)

@@ -56,6 +56,7 @@ type Socket struct {
 	binds     []string      // inproc endpoints
 	connects  []string      // likewise
 	ownPeer   bool          // another socket of this Runner is at the other end of one of them
+	outside   bool          // it has other endpoints, too
 	awaiting  bool          // REQ: the answer to an open request
 	refusing  bool          // REQ: and libzmq takes no other one before that
 	closed    bool
@@ -166,7 +167,7 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 	s.adopted = true
 	s.mayHoldMore()
 	if endpoint != "" {
-		s.noteInproc(endpoint, true, true) // nobody knows which
+		s.noteEndpoint(endpoint, true, true) // nobody knows which
 		s.count(func(c *SocketReport) { c.Endpoints = append(c.Endpoints, endpoint) })
 	}
 	if endpoint == zapEndpoint {
@@ -290,7 +291,7 @@ func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
 	if resolved, err := s.raw.GetLastEndpoint(); err == nil && resolved != "" {
 		endpoint = resolved
 	}
-	s.noteInproc(endpoint, verb == "bind", verb == "connect")
+	s.noteEndpoint(endpoint, verb == "bind", verb == "connect")
 	s.count(func(c *SocketReport) { c.Endpoints = append(c.Endpoints, endpoint) })
 	return nil
 }
