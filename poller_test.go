@@ -789,6 +789,10 @@ func TestAStuckHandlerDoesNotHoldRun(t *testing.T) {
 func TestWhatWaitsBehindAStuckHandlerIsAbandoned(t *testing.T) {
 	t.Parallel()
 	const messages = 100
+	taken := messages
+	if portable != "" {
+		taken = 2 // by pebbe's calls they come one at a time: the others are with libzmq
+	}
 	for name, end := range map[string]func(*running) (Report, error){
 		"graceful": (*running).end,
 		"forced":   func(s *running) (Report, error) { s.Close(); return s.returned() },
@@ -814,7 +818,7 @@ func TestWhatWaitsBehindAStuckHandlerIsAbandoned(t *testing.T) {
 			})
 			over(t, "the second handler is stuck", stuck)
 			rep, err := end(s)
-			if got := rep.Sockets[0]; got.Received != messages || got.Handled != 1 || got.Abandoned != messages-1 {
+			if got := rep.Sockets[0]; got.Received != taken || got.Handled != 1 || got.Abandoned != taken-1 {
 				t.Errorf("Run returned %v, the report is %v", err, rep)
 			}
 		})
