@@ -22,6 +22,7 @@ func (l *loop) isDrained() bool {
 	}
 	now := time.Now()
 	l.late = !now.Before(l.plan.limit)
+	l.later = !now.Before(l.plan.limit.Add(min(peerPatience, l.plan.hardEnd.Sub(l.plan.limit)/2)))
 	late := l.late
 	if late {
 		l.giveUpSenders(now)
@@ -65,7 +66,7 @@ func (l *loop) isDrained() bool {
 	if l.ownStreamGoesOn() {
 		return false
 	}
-	if !l.r.routines.closeIfIdle() || l.hasNews() {
+	if !l.r.routines.closeIf(func() bool { return !l.hasNews() }) {
 		return false // one has just begun, or has begun and ended
 	}
 	l.looked = true
@@ -136,10 +137,14 @@ func (s *Socket) hearsOwn() bool {
 func (s *Socket) subscribes() bool { return (s.typ == zmq4.SUB || s.typ == zmq4.XSUB) && s.endless() }
 
 // shutFront reports whether s is the frontend of a proxy that takes nothing more, so that what it has taken can
-// come to an end. What another socket of this Runner asks there may be part of that.
+// come to an end. What another socket of this Runner asks there may be part of that; but clients from outside, who come in there as well, must
+// not keep it open for ever.
 func (s *Socket) shutFront() bool {
 	l := s.r.loop
-	return l.late && s.late == nil && s.link != nil && s.link.front && s.link.owed != nil && !(s.ownPeer && l.owesBeside(s))
+	if !l.late || s.late != nil || s.link == nil || !s.link.front || s.link.owed == nil {
+		return false
+	}
+	return !s.ownPeer || s.outside && l.later || !l.owesBeside(s)
 }
 
 // owesBeside reports whether the Runner has taken something by another socket that it has not answered yet.

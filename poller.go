@@ -76,6 +76,7 @@ type loop struct {
 	warner    warner
 	drain     bool          // the drain has begun
 	late      bool          // and is past its limit
+	later     bool          // and for so long that nobody's own peers count any more
 	empty     bool          // the last poll found nothing to read
 	looked    bool          // the last look at every socket found nothing to read
 	noStreams bool          // subscribers take nothing more from outside
@@ -398,7 +399,7 @@ func (l *loop) yield(now time.Duration) {
 // mayReceive reports whether s's messages may be taken now: not while it is paused, an outbox that its handler sent
 // to is full, nobody is there to handle them, or its stream is over.
 func (s *Socket) mayReceive() bool {
-	if !canReceive(s.typ) || s.paused() || s.r.loop.noStreams && s.emptied && s.subscribes() && !s.ownPeer {
+	if !canReceive(s.typ) || s.paused() || s.r.loop.noStreams && s.emptied && s.subscribes() && !s.hearsOwn() {
 		return false
 	}
 	if s.link != nil && !s.rejecting() {

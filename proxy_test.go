@@ -679,8 +679,11 @@ func floodThrough(t testing.TB, front, back string) (received *atomic.Int64) {
 	var over atomic.Bool
 	var all sync.WaitGroup
 	all.Go(func() {
-		for !over.Load() {
+		for i := 0; !over.Load(); i++ {
 			pub.Send("x", 0) // EAGAIN is no matter
+			if i%1000 == 0 {
+				time.Sleep(ms) // so that there are empty moments on a slow machine, too
+			}
 		}
 	})
 	all.Go(func() {
@@ -712,6 +715,25 @@ func TestForwardersInARowPassOnAllThatTheFirstReceived(t *testing.T) {
 	until(t, "all is there", func() bool { return received.Load() == int64(n) })
 }
 
+// emptyInTheDrain waits until a subscriber has had its empty moment: it has read a probe, which the source sends it in some way, and then nothing.
+func emptyInTheDrain(t testing.TB, sub *Socket, source *zmq4.Socket) (probes int) {
+	t.Helper()
+	until(t, "the drain", func() bool { return sub.r.Phase() == Draining })
+	var empty atomic.Bool
+	sub.r.Every(ms, func(context.Context) error { empty.Store(sub.emptied); return nil })
+	until(t, "the subscriber has been empty in the drain", func() bool {
+		if empty.Load() {
+			return true
+		}
+		tell(t, source, "probe")
+		probes++
+		handled := func() bool { return sub.report().Handled >= probes }
+		until(t, "the probe is handled", handled)
+		return false
+	})
+	return probes
+}
+
 // Nor is it lost where a full outbox behind it pauses a subscriber that has been empty in the drain.
 func TestAPausedSubscriberHandlesWhatItsOwnRunnerPublished(t *testing.T) {
 	t.Parallel()
@@ -723,20 +745,20 @@ func TestAPausedSubscriberHandlesWhatItsOwnRunnerPublished(t *testing.T) {
 	push := marked(t, r, zmq4.PUSH, mark)
 	must(t, errors.Join(sub.Raw().SetSubscribe(""), push.Bind("tcp://127.0.0.1:*")))
 	pull.Handle(func(ctx context.Context, m *Message) error { return pub.Send(ctx, m.Frames...) })
-	sub.Handle(func(ctx context.Context, m *Message) error { return push.Send(ctx, m.Frames...) })
-	var empty atomic.Bool
-	r.Every(ms, func(context.Context) error { empty.Store(sub.emptied); return nil })
+	sub.Handle(func(ctx context.Context, m *Message) error {
+		if string(m.Frames[0]) == "probe" {
+			return nil
+		}
+		return push.Send(ctx, m.Frames...)
+	})
 	s := start(t, r, nil)
 	source := dial(t, zmq4.PUSH, pull.Endpoint())
-	tell(t, source, countedBody(0))
 	go s.Shutdown(context.Background())
-	until(t, "the drain", func() bool { return r.Phase() == Draining })
-	tell(t, source, countedBody(1))
-	until(t, "the subscriber has been empty", empty.Load)
-	for i := 2; i < n; i++ {
+	probes := emptyInTheDrain(t, sub, source)
+	for i := range n {
 		tell(t, source, countedBody(i))
 	}
-	until(t, "all is published, and the outbox is full", func() bool { return pub.report().Sent == n && push.report().Queued == mark })
+	until(t, "all is published, and the outbox is full", func() bool { return pub.report().Sent == probes+n && push.report().Queued == mark })
 	close(published)
 	<-time.After(50 * ms) // longer than the quiet time
 	expectCounted(t, dial(t, zmq4.PULL, push.Endpoint()), n)
@@ -753,11 +775,11 @@ func TestASlowSubscriberHandlesWhatItsOwnRunnerPublishedPastTheDrainLimit(t *tes
 	pub, sub := bound(t, r, zmq4.PUB, "inproc://events"), connected(t, r, zmq4.SUB, "inproc://events")
 	must(t, sub.Raw().SetSubscribe(""))
 	pull.Handle(func(ctx context.Context, m *Message) error {
-		if string(m.Frames[0]) == "first" {
+		if string(m.Frames[0]) == "probe" {
 			return pub.Send(ctx, m.Frames...)
 		}
 		defer close(published)
-		for range n - 1 {
+		for range n {
 			if err := pub.Send(ctx, m.Frames...); err != nil {
 				return err
 			}
@@ -765,7 +787,7 @@ func TestASlowSubscriberHandlesWhatItsOwnRunnerPublishedPastTheDrainLimit(t *tes
 		return nil
 	})
 	sub.Handle(func(_ context.Context, m *Message) error {
-		if string(m.Frames[0]) != "first" {
+		if string(m.Frames[0]) != "probe" {
 			time.Sleep(work)
 		}
 		return nil
@@ -773,14 +795,10 @@ func TestASlowSubscriberHandlesWhatItsOwnRunnerPublishedPastTheDrainLimit(t *tes
 	s := start(t, r, nil)
 	source := dial(t, zmq4.PUSH, pull.Endpoint())
 	go s.Shutdown(context.Background())
-	until(t, "the drain", func() bool { return r.Phase() == Draining })
-	tell(t, source, "first")
-	var empty atomic.Bool
-	r.Every(ms, func(context.Context) error { empty.Store(sub.emptied); return nil })
-	until(t, "the subscriber has been empty in the drain", empty.Load)
-	tell(t, source, "the others")
-	if rep := s.ended(); rep.Sockets[2].Handled != n {
-		t.Errorf("of %d events %d were handled", n, rep.Sockets[2].Handled)
+	probes := emptyInTheDrain(t, sub, source)
+	tell(t, source, "work")
+	if rep := s.ended(); rep.Sockets[2].Handled != probes+n {
+		t.Errorf("of %d events and %d probes %d were handled", n, probes, rep.Sockets[2].Handled)
 	}
 }
 
@@ -802,16 +820,39 @@ func TestABrokerWithAnIdleClientOfItsOwnRunnerEndsAtTheDrainLimit(t *testing.T) 
 	clients.end()
 }
 
+// Nor do two brokers each other.
+func TestBrokersWithIdleClientsOfTheirOwnRunnerDoNotKeepEachOtherOpen(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, WithDrainQuiet(100*ms), WithDrainLimit(500*ms), WithGrace(4*time.Second))
+	var clients []*hasty
+	for i := range 2 {
+		front, back, err := newBroker(r)
+		must(t, err)
+		at, inner := front.Endpoint(), fmt.Sprint("inproc://front", i)
+		must(t, front.Bind(inner))
+		connected(t, r, zmq4.DEALER, inner).Handle(echo)
+		serveEcho(t, 3, back.Endpoint(), ms)
+		clients = append(clients, newHasty(t, 10, at))
+	}
+	s := start(t, r, nil)
+	for _, c := range clients {
+		until(t, "the broker works", func() bool { return c.answered.Load() > 20 })
+	}
+	s.ended()
+}
+
 // Nor does a publisher of the Runner's own that says nothing.
-func TestAForwarderWithAnIdlePublisherOfItsOwnRunnerEndsAtTheDrainLimitUnderAFlood(t *testing.T) {
+func TestForwardersWithAnIdlePublisherOfTheirOwnRunnerEndAtTheDrainLimitUnderAStream(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, WithDrainLimit(50*ms))
-	front, _ := newForwarder(t, r, 1000)
+	front, outer := bound(t, r, zmq4.XSUB, "tcp://127.0.0.1:*"), bound(t, r, zmq4.XPUB, "inproc://inner")
+	inner, back := connected(t, r, zmq4.XSUB, "inproc://inner"), bound(t, r, zmq4.XPUB, "tcp://127.0.0.1:*")
+	must(t, errors.Join(r.Proxy(front, outer), r.Proxy(inner, back)))
+	at := front.Endpoint()
 	must(t, front.Bind("inproc://front"))
 	connected(t, r, zmq4.PUB, "inproc://front")
 	s := start(t, r, nil)
-	first := func(i int) string { return r.Report().Sockets[i].Endpoints[0] }
-	floodThrough(t, first(0), first(1))
+	floodThrough(t, at, back.Endpoint())
 	until(t, "the forwarder works", func() bool { return front.report().Handled > 1000 })
 	s.ended()
 }

@@ -310,7 +310,7 @@ func (r *Runner) freeze() {
 		}
 	}
 	r.final = &rep
-	r.finalErr = r.failure
+	r.finalErr, r.blamed = r.failure, r.failure != nil
 	if r.overrun != nil {
 		verdict.Phase, verdict.Running = r.overrun.phase, r.overrun.running
 	}
@@ -331,7 +331,7 @@ func (r *Runner) freeze() {
 func (r *Runner) judged() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.failure != nil && !errors.Is(r.finalErr, r.failure) {
+	if r.failure != nil && !r.blamed { // not by errors.Is: who knows whether it can be compared
 		r.finalErr = errors.Join(r.failure, r.finalErr)
 	}
 	return r.finalErr

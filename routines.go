@@ -116,11 +116,11 @@ func (g *routines) close() {
 	g.over = true
 }
 
-// closeIfIdle is close, unless some have not returned; it reports whether it was.
-func (g *routines) closeIfIdle() bool {
+// closeIf is close, if none runs and the condition holds then; it reports whether it does.
+func (g *routines) closeIf(condition func() bool) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.over = g.over || len(g.running) == 0
+	g.over = g.over || len(g.running) == 0 && condition()
 	return g.over
 }
 

@@ -372,6 +372,21 @@ func TestAForcedEndCancelsGoFunctionsAndDoesNotWaitForThem(t *testing.T) {
 	}
 }
 
+// uncomparable is an error that == panics for, though its type looks as if it could be compared.
+type uncomparable struct{ why any }
+
+func (uncomparable) Error() string { return "uncomparable" }
+
+func TestAnErrorThatCantBeComparedIsReturnedAsItIs(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly)
+	r.Go(func(context.Context) error { return uncomparable{[]int{1}} })
+	_, err := run(t, r, nil).returned()
+	if _, ok := err.(uncomparable); !ok {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
 func TestGoexitInAGoFunctionEndsTheServerWithAnError(t *testing.T) {
 	r := newTestRunner(t, briefly)
 	r.Go(func(context.Context) error { runtime.Goexit(); return nil })
@@ -387,7 +402,7 @@ type momentAfterTheDrain struct {
 }
 
 func (m momentAfterTheDrain) busy() bool {
-	if call := *m.call; call != nil {
+	if call := *m.call; call != nil && isClosed(m.engine.drained()) {
 		*m.call = nil
 		call()
 	}

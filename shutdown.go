@@ -97,6 +97,7 @@ type Runner struct {
 	cause    error             // what asked for the end
 	askedAt  time.Time
 	failure  error    // what Run returns even after a complete end
+	blamed   bool     // the verdict has it
 	overrun  *overrun // nil while the end is in time
 	leaked   bool
 	expired  bool

@@ -167,7 +167,8 @@ func (r *Runner) Adopt(raw *zmq4.Socket, opts ...SocketOption) (*Socket, error) 
 	s.adopted = true
 	s.mayHoldMore()
 	if endpoint != "" {
-		s.noteEndpoint(endpoint, true, true) // nobody knows which
+		s.noteEndpoint(endpoint, true, true) // nobody knows which, nor what others there are
+		s.outside = true
 		s.count(func(c *SocketReport) { c.Endpoints = append(c.Endpoints, endpoint) })
 	}
 	if endpoint == zapEndpoint {
