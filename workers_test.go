@@ -964,6 +964,36 @@ func lockstep(t testing.TB, clients []*zmq4.Socket, each int, answered func()) {
 	all.Wait()
 }
 
+// Its client can go on only then, however long the silence before was.
+func TestADeferredReplyThatLeavesBeginsTheQuietAnew(t *testing.T) {
+	t.Parallel()
+	const quiet = 600 * ms
+	r := newTestRunner(t, WithDrainQuiet(quiet))
+	router := bound(t, r, zmq4.ROUTER, "tcp://127.0.0.1:*")
+	deferred := make(chan *Message, 1)
+	s := start(t, r, func(_ context.Context, m *Message) error {
+		if string(m.Frames[0]) != "first" {
+			return m.Reply(m.Frames...)
+		}
+		deferred <- m
+		return ErrDeferred
+	})
+	client := dial(t, zmq4.REQ, router.Endpoint())
+	tell(t, client, "first")
+	m := next(t, "the first request", deferred)
+	go s.Shutdown(context.Background())
+	until(t, "the drain", func() bool { return r.Phase() == Draining })
+	<-time.After(quiet + quiet/4) // now the reply is all that the drain waits for
+	must(t, m.Reply([]byte("answer")))
+	_, err := client.RecvMessage(0)
+	must(t, err)
+	<-time.After(quiet / 6)
+	request(t, client, "second")
+	if rep, err := s.returned(); err != nil || rep.Sockets[0].Handled != 2 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
 func TestAHandlerMayDeferItsReplyAndStopTheServer(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly)
