@@ -42,7 +42,7 @@ func newBroker(r *Runner, frontOpts ...SocketOption) (front, back *Socket, err e
 
 // brokerAsChild says "front" and "back" with their endpoints, and "returned" with the outcome.
 func brokerAsChild() {
-	r, err := New(briefly, WithDrainLimit(300*ms))
+	r, err := New(briefly, WithDrainLimit(time.Second)) // requests that are older than that are given up, on a busy machine, too
 	check(err)
 	front, back, err := newBroker(r)
 	check(err)
