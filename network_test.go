@@ -162,7 +162,7 @@ func namespaces(t *testing.T) (one, two, address string) {
 func TestARestartBehindALongRoundTripLosesNothing(t *testing.T) {
 	t.Run("loopback", func(t *testing.T) {
 		t.Parallel()
-		svc := service{Endpoint: ownPort(t), Unlimited: true, Work: burstWork}
+		svc := service{Endpoint: ownPort(t), Unlimited: true, Work: burstWork, Limit: patience, Grace: 3 * patience} // on a busy machine it takes that long
 		start := func() *server { return startServer(t, svc) }
 		first := start()
 		near := startForwarder(t, "forwarder", first.endpoint)
@@ -174,7 +174,7 @@ func TestARestartBehindALongRoundTripLosesNothing(t *testing.T) {
 		inside := func(namespace, program string) []string {
 			return []string{"ZMQGRACE_TEST_NAMESPACE=" + namespace, "ZMQGRACE_TEST_PROGRAM=" + program}
 		}
-		svc := service{Endpoint: "tcp://" + address + ":5555", Unlimited: true, Work: burstWork}
+		svc := service{Endpoint: "tcp://" + address + ":5555", Unlimited: true, Work: burstWork, Limit: patience, Grace: 3 * patience}
 		start := func() *server { return serverWith(t, "in a namespace", svc, inside(one, "server")...) }
 		first := start()
 		near := startForwarder(t, "in a namespace", first.endpoint, inside(two, "forwarder")...)
