@@ -52,6 +52,9 @@ const (
 	// scheduled in time looks like a client that has fallen silent.
 	chaosQuiet = 100 * ms
 
+	// forcedLinger is the grace where the end is forced: as long as that lingers what was closed right before, though Run has returned.
+	forcedLinger = 4 * time.Second
+
 	chaosSignal = syscall.SIGUSR1
 )
 
@@ -318,6 +321,9 @@ func (c *chaos) setTheScene() {
 		if c.linger == 0 {  // see forcing
 			c.linger = 4 * time.Second
 		}
+	}
+	if c.force > 0 {
+		c.grace = min(c.grace, forcedLinger)
 	}
 	if c.endless() {
 		c.grace = c.duration("grace", 150*ms, 300*ms, 500*ms)
@@ -1177,11 +1183,7 @@ func (c *chaos) expectAnswers(i int, st *station, rep Report, wrong func(string,
 
 // checkLeaks waits until the scenario has left nothing behind.
 func (c *chaos) checkLeaks(before holdings) {
-	most := 8 * time.Second
-	if c.force > 0 { // it can come when a socket has just been closed, with all the linger that it may have
-		most += c.grace
-	}
-	for end := time.Now().Add(most); ; time.Sleep(ms) {
+	for end := time.Now().Add(8 * time.Second); ; time.Sleep(ms) { // longer than forcedLinger
 		now := holdingsNow(c.t)
 		if now.goroutines <= before.goroutines && now.descriptors <= before.descriptors {
 			return
