@@ -277,6 +277,36 @@ func outlastAForcedEnd(t *testing.T, then func(*Socket) error) {
 	}
 }
 
+// A deferred Close is ordinary code, and a socket under a handler is not its.
+func TestASocketIsNotTakenFromAHandlerThatOutlastsRun(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	pull := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*")
+	inside, release, own := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	s := start(t, r, func(context.Context, *Message) error {
+		close(inside)
+		<-release
+		_, err := pull.Raw().GetRcvhwm() // refused once it is closed, not by Term
+		own <- err
+		return nil
+	})
+	tell(t, dial(t, zmq4.PUSH, pull.Endpoint()), "hold the loop")
+	over(t, "a handler has the loop", inside)
+	must(t, r.Close())
+	if _, err := s.returned(); !errors.Is(err, ErrForced) {
+		t.Errorf("Run returned %v", err)
+	}
+	if err := pull.Bind("tcp://127.0.0.1:*"); !errors.Is(err, ErrClosed) {
+		t.Errorf("Bind returned %v", err)
+	}
+	must(t, pull.Close())
+	close(release)
+	if err := next(t, "the handler looks at its socket", own); err != nil && !errors.Is(zmq4.AsErrno(err), zmq4.ETERM) {
+		t.Errorf("the handler's socket says %v", err)
+	}
+	over(t, "Term", r.loop.termedC)
+}
+
 func TestWithSignalsWithoutAnyInstallsNothing(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, service{Deaf: true})

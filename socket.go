@@ -299,8 +299,8 @@ func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
 
 // Close closes this socket alone: what is on its outbox is sent as far as libzmq takes it at once (the rest is
 // unsent), and has the socket's linger to leave. What the socket has to read is lost, up to 256 messages that were taken with
-// the one that a handler has among it. The other sockets are served on, and this one stays in the report. What its linger drops nobody
-// knows, and Run does not wait for it. The socket that authenticates the others' peers can't be closed before those.
+// the one that a handler has among it. The other sockets are served on, and this one stays in the report, which is about 1 KiB. What its
+// linger drops while the Runner runs nobody knows; the end waits for what is left of it, as for any other's. The socket that authenticates the others' peers can't be closed before those.
 // While the Runner runs, only an inline handler or a timer may call it. A second Close does nothing.
 func (s *Socket) Close() error {
 	release, err := s.r.touch()
@@ -533,10 +533,10 @@ func (r *Runner) touch() (release func(), err error) {
 	}
 	r.setup.Unlock()
 	switch {
+	case isClosed(r.done): // first: whose handler outlasts Run is not the caller
+		return nil, ErrClosed
 	case r.loop.crew.seats[0].inside.Load() != nil:
 		return func() {}, nil
-	case isClosed(r.done):
-		return nil, ErrClosed
 	}
 	return nil, errors.New("while the Runner runs, only its inline handlers and timers may do that")
 }
