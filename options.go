@@ -137,7 +137,8 @@ func WithDrainQuiet(d time.Duration) Option { return func(o *options) { o.drainQ
 
 // WithDrainLimit sets how long the drain insists on quiet, for clients that never pause: from then on
 // the first moment with nothing to read and nothing in flight ends it, and the report says Busy. It is
-// cut to half of the time that the drain has. 0 means at once. A socket with [WithLate] has a little longer. The default is [DefaultDrainLimit].
+// cut to half of the time that the drain has. 0 means at once. A socket with [WithLate] has a little longer. A [Runner.Proxy] gives up
+// requests that are older, so it must be longer than the longest job of a broker's workers. The default is [DefaultDrainLimit].
 func WithDrainLimit(d time.Duration) Option { return func(o *options) { o.drainLimit = d } }
 
 // WithLinger sets how long a socket may take at its end to hand to the kernel what was sent on it.

@@ -56,7 +56,7 @@ func (r *Runner) Proxy(frontend, backend *Socket) error {
 		return fail(fmt.Errorf("%v and %v do not make a pair: take ROUTER and DEALER, XSUB and XPUB, or PULL and PUSH", frontend.typ, backend.typ))
 	}
 	for _, s := range []*Socket{frontend, backend} {
-		if s.link != nil || s.handler != nil {
+		if s.link != nil || s.handler != nil || s.late != nil && s == backend { // Late would get the answers
 			return fail(fmt.Errorf("socket %q has a proxy or a handler already", s.name))
 		}
 		if s.closed {

@@ -555,6 +555,8 @@ func TestProxyTakesOnlyWhatMakesAPair(t *testing.T) {
 	handled.Handle(echo)
 	closed := made(r, zmq4.ROUTER)
 	must(t, closed.Close())
+	lateBack, err := r.NewSocket(zmq4.DEALER, WithLate(echo))
+	must(t, err)
 	for _, test := range []struct {
 		name        string
 		front, back *Socket
@@ -567,6 +569,7 @@ func TestProxyTakesOnlyWhatMakesAPair(t *testing.T) {
 		{"no pair", pull, dealer},
 		{"one with a handler", handled, dealer},
 		{"a closed one", closed, dealer},
+		{"answers that go to Late", router, lateBack},
 	} {
 		if err := r.Proxy(test.front, test.back); err == nil || !strings.Contains(err.Error(), "proxy") {
 			t.Errorf("%s: Proxy returned %v", test.name, err)
