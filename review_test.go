@@ -129,7 +129,7 @@ func TestARoutingIDLargerThanABatchGoesThroughABroker(t *testing.T) {
 // A peer that takes again is like any other, also where what it took went past the outbox.
 func TestABrokersPeerThatTakesAgainIsHeldAnewAtItsMark(t *testing.T) {
 	t.Parallel()
-	const n, size = 600, 64 << 10
+	const n, size = 250, 64 << 10
 	r := newTestRunner(t)
 	front := marked(t, r, zmq4.ROUTER, 150)
 	must(t, front.Bind("tcp://127.0.0.1:*"))
@@ -137,7 +137,7 @@ func TestABrokersPeerThatTakesAgainIsHeldAnewAtItsMark(t *testing.T) {
 	must(t, r.Proxy(front, back))
 	s := start(t, r, nil)
 	worker := dial(t, zmq4.DEALER, back.Endpoint())
-	slow := greedy(t, front.Endpoint(), "slow")
+	slow, taken := greedy(t, front.Endpoint(), "slow"), 0
 	serve := func(answers int) {
 		t.Helper()
 		m, err := worker.RecvMessage(0)
@@ -151,16 +151,22 @@ func TestABrokersPeerThatTakesAgainIsHeldAnewAtItsMark(t *testing.T) {
 			must(t, err)
 		}
 	}
+	takeTheRest := func(answers int) { // of all answers so far
+		t.Helper()
+		until(t, "nothing is held any more", func() bool { rep := front.report(); return rep.Queued == 0 && rep.Sent+rep.Dropped == answers })
+		for range answers - front.report().Dropped - taken {
+			_, err := slow.RecvMessageBytes(0)
+			must(t, err)
+			taken++
+		}
+	}
 	tell(t, slow, "flood")
 	serve(n)
 	until(t, "what the peer is owed is dropped", func() bool { return front.report().Dropped > 0 })
-	until(t, "nothing is held any more", func() bool { rep := front.report(); return rep.Queued == 0 && rep.Sent+rep.Dropped == n })
+	takeTheRest(n)
 	dropped := front.report().Dropped
-	for range n - dropped {
-		_, err := slow.RecvMessageBytes(0)
-		must(t, err)
-	}
-	for range 3 {
+	const more = 3
+	for range more {
 		tell(t, slow, "hello again")
 		serve(1)
 		m, err := slow.RecvMessage(0)
@@ -168,14 +174,21 @@ func TestABrokersPeerThatTakesAgainIsHeldAnewAtItsMark(t *testing.T) {
 		if len(m) != 1 || m[0] != "hello again" {
 			t.Fatalf("the answer is %q", m)
 		}
+		taken++
 	}
+	begun := time.Now()
 	tell(t, slow, "flood")
 	serve(n)
 	until(t, "the peer is at its mark", func() bool { rep := front.report(); return rep.Queued > 0 || rep.Dropped > dropped })
-	if rep := front.report(); rep.Dropped > dropped {
-		t.Fatalf("%d were dropped at once", rep.Dropped-dropped)
+	switch rep := front.report(); {
+	case rep.Dropped == dropped:
+		expectCounted(t, slow, n)
+	case time.Since(begun) < peerPatience:
+		t.Errorf("%d were dropped at once", rep.Dropped-dropped)
+	default:
+		t.Log("the machine is so slow that what the peer had not taken was dropped by right")
+		takeTheRest(2*n + more)
 	}
-	expectCounted(t, slow, n)
 	s.ended()
 }
 
