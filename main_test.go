@@ -133,7 +133,7 @@ func (p *process) exit() (*os.ProcessState, string) {
 }
 
 // A stallWatch sees how long the machine stands still, so that a test can tell that from a server that does.
-type stallWatch struct{ worst atomic.Int64 }
+type stallWatch struct{ worst, sum atomic.Int64 }
 
 // watch watches until over is closed.
 func (w *stallWatch) watch(over <-chan struct{}) {
@@ -141,15 +141,25 @@ func (w *stallWatch) watch(over <-chan struct{}) {
 	for !isClosed(over) {
 		begin := time.Now()
 		time.Sleep(nap)
-		w.worst.Store(max(w.worst.Load(), int64(time.Since(begin)-nap)))
+		still := time.Since(begin) - nap
+		w.worst.Store(max(w.worst.Load(), int64(still)))
+		if still > nap {
+			w.sum.Add(int64(still))
+		}
 	}
 }
 
 // restart forgets what was before.
-func (w *stallWatch) restart() { w.worst.Store(0) }
+func (w *stallWatch) restart() {
+	w.worst.Store(0)
+	w.sum.Store(0)
+}
 
 // longest is the longest that a goroutine has slept too long.
 func (w *stallWatch) longest() time.Duration { return time.Duration(w.worst.Load()) }
+
+// total is how long it has slept too long in all.
+func (w *stallWatch) total() time.Duration { return time.Duration(w.sum.Load()) }
 
 // quietLog keeps the phases out of the tests' output.
 var quietLog = WithLogger(slog.New(slog.DiscardHandler))
