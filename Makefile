@@ -7,9 +7,10 @@ demo: deps
 	@echo "building the demo; the first time this takes half a minute"
 	go run ./examples/rolling-restart
 
+# Most tests wait most of the time.
 test: deps
 	go vet ./...
-	go test -race ./...
+	go test -race -parallel 4 ./...
 	@set -e; for dir in $(SATELLITES); do \
 		[ -n "$$(find $$dir -name '*.go' | head -n 1)" ] || continue; \
 		echo "cd $$dir"; (cd $$dir && go vet ./... && go test -race ./...); \
