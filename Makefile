@@ -1,19 +1,27 @@
 # Satellite modules keep the root module at one dependency. Those without Go files only pin tools.
 SATELLITES = $(shell find . -mindepth 2 -name go.mod -exec dirname {} \; 2>/dev/null)
+TESTED = $(foreach dir,$(SATELLITES),$(if $(shell find $(dir) -name '*.go' | head -n 1),$(dir)))
 
-.PHONY: demo test lint bench stress portable oldest sanitize gcstress interop deps
+.PHONY: demo test test-library test-others lint bench stress portable oldest sanitize gcstress interop deps
 
 demo: deps
 	@echo "building the demo; the first time this takes half a minute"
 	go run ./examples/rolling-restart
 
-# Most tests wait most of the time.
+# Most tests wait most of the time: four run at once, and the library's beside all others. What is to be compiled is compiled before.
 test: deps
-	go vet ./...
-	go test -race -parallel 4 ./...
-	@set -e; for dir in $(SATELLITES); do \
-		[ -n "$$(find $$dir -name '*.go' | head -n 1)" ] || continue; \
-		echo "cd $$dir"; (cd $$dir && go vet ./... && go test -race ./...); \
+	@set -e; for dir in . $(TESTED); do \
+		echo "cd $$dir; go vet ./..."; (cd $$dir && go vet ./... && go list -race -test -deps -export ./... >/dev/null); \
+	done
+	@$(MAKE) -j 2 test-library test-others
+
+test-library:
+	go test -race -parallel 4 .
+
+test-others:
+	go test -race -p 1 -parallel 4 $$(go list ./... | grep -v 'zmqgrace$$')
+	@set -e; for dir in $(TESTED); do \
+		echo "cd $$dir; go test -race ./..."; (cd $$dir && go test -race ./...); \
 	done
 
 lint: deps
@@ -21,8 +29,7 @@ lint: deps
 	go vet ./...
 	@set -e; staticcheck=$$(cd internal/tools && go tool -n staticcheck); \
 	echo staticcheck ./...; $$staticcheck ./...; \
-	for dir in $(SATELLITES); do \
-		[ -n "$$(find $$dir -name '*.go' | head -n 1)" ] || continue; \
+	for dir in $(TESTED); do \
 		echo "cd $$dir"; (cd $$dir && go vet ./... && $$staticcheck ./...); \
 	done
 
