@@ -8,7 +8,7 @@ demo: deps
 	@echo "building the demo; the first time this takes half a minute"
 	go run ./examples/rolling-restart
 
-# Most tests wait most of the time: four run at once, and the library's beside all others. What is to be compiled is compiled before.
+# Most tests wait most of the time, so the library's run beside all others. What is to be compiled is compiled before.
 test: deps
 	@set -e; for dir in . $(TESTED); do \
 		echo "cd $$dir; go vet ./..."; (cd $$dir && go vet ./... && go list -race -test -deps -export ./... >/dev/null); \
@@ -16,10 +16,10 @@ test: deps
 	@$(MAKE) -j 2 test-library test-others
 
 test-library:
-	go test -race -parallel 4 .
+	go test -race .
 
 test-others:
-	go test -race -p 1 -parallel 4 $$(go list ./... | grep -v 'zmqgrace$$')
+	go test -race -p 1 $$(go list ./... | grep -v 'zmqgrace$$')
 	@set -e; for dir in $(TESTED); do \
 		echo "cd $$dir; go test -race ./..."; (cd $$dir && go test -race ./...); \
 	done
