@@ -300,7 +300,8 @@ func (s *Socket) attach(verb, endpoint string, do func(string) error) error {
 // Close closes this socket alone: what is on its outbox is sent as far as libzmq takes it at once (the rest is
 // unsent), and has the socket's linger to leave. What the socket has to read is lost, up to 256 messages that were taken with
 // the one that a handler has among it. The other sockets are served on, and this one stays in the report, which is about 1 KiB. What its
-// linger drops while the Runner runs nobody knows; the end waits for what is left of it, as for any other's. The socket that authenticates the others' peers can't be closed before those.
+// linger drops while the Runner runs nobody knows; the end waits for what is left of it, as for any other's. The socket that
+// authenticates the others' peers can't be closed before those.
 // While the Runner runs, only an inline handler or a timer may call it. A second Close does nothing.
 func (s *Socket) Close() error {
 	release, err := s.r.touch()
