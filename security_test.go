@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -282,6 +284,49 @@ func TestTheSocketThatAuthenticatesStaysAsLongAsThoseThatAsk(t *testing.T) {
 		t.Error("before Run it could be closed")
 	}
 	must(t, errors.Join(front.Close(), zap.Close()))
+}
+
+// The flush closes none where the end is forced.
+func TestTheSocketThatAuthenticatesIsClosedLastInAForcedEndToo(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	zap := bound(t, r, zmq4.REP, zapEndpoint)
+	must(t, zap.Bind("tcp://127.0.0.1:*"))
+	zap.Handle(zapHandler(make(chan string, 10), func(string, [][]byte) bool { return true }))
+	server := newKeys(t)
+	asking := make([]*Socket, 300) // it takes a while to close them
+	for i := range asking {
+		var err error
+		asking[i], err = r.NewSocket(zmq4.PUSH)
+		must(t, err)
+		must(t, asking[i].Raw().ServerAuthCurve("test", server.secret))
+	}
+	last := asking[len(asking)-1]
+	must(t, last.Bind("tcp://127.0.0.1:*"))
+	atZAP, atLast := newStranger(t, zap.Endpoint()), newStranger(t, last.Endpoint())
+	for _, conn := range []stranger{atZAP, atLast} {
+		_, err := io.ReadFull(conn, make([]byte, 10)) // a signature (ZeroMQ RFC 23); for the rest it waits
+		must(t, err)
+	}
+	for _, s := range []*Socket{zap, last} {
+		_, err := s.Raw().GetEvents() // and now it knows its session (socket_base.cpp, process_commands)
+		must(t, err)
+	}
+	s := start(t, r, nil)
+	go r.Close()
+	// libzmq closes the connections in the order in which the sockets were closed: one thread each for both.
+	if _, err := atZAP.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the connection to the one that authenticates has ended with %v", err)
+	}
+	raw, err := atLast.Conn.(*net.TCPConn).SyscallConn()
+	must(t, err)
+	must(t, raw.Read(func(fd uintptr) bool {
+		if n, err := syscall.Read(int(fd), make([]byte, 1)); n != 0 || err != nil {
+			t.Errorf("one that asks was still open: %d, %v", n, err)
+		}
+		return true
+	}))
+	s.returned()
 }
 
 // Of a socket that was adopted only its last endpoint is known.
