@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -204,6 +205,27 @@ func TestTheBacklogIsServedBeforeLateAnswers(t *testing.T) {
 				t.Errorf("Run returned %v, the report is %v", err, rep)
 			}
 		})
+	}
+}
+
+func TestPastTheDrainLimitOnlyLateInsistsOnQuietAndNotForLong(t *testing.T) {
+	const limit, hardEnd = 2 * time.Second, 10 * time.Second
+	asked := time.Now()
+	l := &loop{plan: plan{limit: asked.Add(limit), hardEnd: asked.Add(hardEnd)}}
+	for _, c := range []struct {
+		late        Handler
+		quiet, want time.Duration
+	}{
+		{nil, 500 * ms, limit},
+		{echo, 0, limit + peerPatience},
+		{echo, 500 * ms, limit + peerPatience + 500*ms},
+		{echo, 3 * time.Second, limit + 4*time.Second},
+		{echo, 4 * time.Second, limit + 4*time.Second}, // half of what is left
+		{echo, math.MaxInt64, limit + 4*time.Second},
+	} {
+		if got := l.lateEnd(&Socket{late: c.late, quiet: c.quiet}).Sub(asked); got != c.want {
+			t.Errorf("with a quiet of %v it insists for %v, not %v", c.quiet, got, c.want)
+		}
 	}
 }
 

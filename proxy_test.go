@@ -805,6 +805,27 @@ func TestASlowSubscriberHandlesWhatItsOwnRunnerPublishedPastTheDrainLimit(t *tes
 	}
 }
 
+// What another socket of the Runner asks may be part of what the Runner has taken elsewhere.
+func TestABrokersFrontIsShutPastTheDrainLimitUnlessItsOwnRunnerMayStillAsk(t *testing.T) {
+	for _, c := range []struct{ late, ownPeer, outside, later, owed, shut bool }{
+		{late: false, shut: false},
+		{late: true, shut: true},
+		{late: true, ownPeer: true, shut: true}, // there is nothing to ask for
+		{late: true, ownPeer: true, owed: true, shut: false},
+		{late: true, ownPeer: true, owed: true, later: true, shut: false},
+		{late: true, ownPeer: true, owed: true, outside: true, shut: false},
+		{late: true, ownPeer: true, owed: true, outside: true, later: true, shut: true},
+		{late: true, outside: true, owed: true, shut: true},
+	} {
+		r := newTestRunner(t)
+		l, s := r.loop, &Socket{r: r, ownPeer: c.ownPeer, outside: c.outside, link: &link{front: true, owed: map[string]*owedPeer{}}}
+		l.late, l.later, l.sockets = c.late, c.later, []*Socket{s, {r: r, awaiting: c.owed}}
+		if got := s.shutFront(); got != c.shut {
+			t.Errorf("%+v: it is shut: %v", c, got)
+		}
+	}
+}
+
 // A client of the Runner's own that wants nothing does not keep a broker open for others.
 func TestABrokerWithAnIdleClientOfItsOwnRunnerEndsAtTheDrainLimit(t *testing.T) {
 	t.Parallel()
