@@ -1089,6 +1089,37 @@ func TestABlockedSendGoesOnPastTheDrainLimitWhereAPeerComesWithinASecond(t *test
 	}
 }
 
+// The flush would give it no more than the linger.
+func TestPastItsLimitTheDrainWaitsForAPeerThatReads(t *testing.T) {
+	t.Parallel()
+	const n = 20
+	r := newTestRunner(t, briefly, WithDrainLimit(50*ms), WithLinger(10*ms))
+	server, at := listen(t, zmq4.ROUTER)
+	req := connected(t, r, zmq4.REQ, at) // whose answer never comes: there is no quiet
+	push := marked(t, r, zmq4.PUSH, n/2) // as many on its outbox
+	must(t, push.Bind("inproc://out"))
+	pull := peerIn(t, r.Context(), zmq4.PULL)
+	must(t, errors.Join(pull.SetRcvhwm(1), pull.Connect("inproc://out")))
+	s := start(t, r, func(context.Context, *Message) error { return nil })
+	must(t, req.Send(t.Context(), []byte("hello")))
+	_, err := server.RecvMessage(0)
+	must(t, err)
+	for i := range n {
+		must(t, push.Send(t.Context(), countedBody(i)))
+	}
+	go s.Shutdown(context.Background())
+	slowly := time.NewTicker(20 * ms)
+	defer slowly.Stop()
+	for err == nil { // until Term
+		<-slowly.C
+		_, err = pull.RecvBytes(0)
+	}
+	must(t, pull.Close())
+	if rep, err := s.returned(); rep.Sockets[1].Sent != n || rep.Sockets[1].Unsent != 0 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
 func TestAREQThatOnceHadToWaitHasItsLingerForItsNextRequest(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly, WithDrainLimit(100*ms), WithLinger(patience), WithGrace(2*patience))

@@ -1101,6 +1101,30 @@ func TestWhatTheLoopIsToldRightBeforeItSleepsIsHeard(t *testing.T) {
 	}
 }
 
+// Nor does whoever sends then ring.
+func TestWhatIsSentRightBeforeTheLoopSleepsLeaves(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithPollTimeout(-1))
+	pull, push := bound(t, r, zmq4.PULL, "tcp://127.0.0.1:*"), bound(t, r, zmq4.PUSH, "tcp://127.0.0.1:*")
+	s := start(t, r, func(context.Context, *Message) error {
+		pull.Pause()
+		r.loop.poller = &hooked{poller: r.loop.poller, before: sync.OnceFunc(func() {
+			sent := make(chan error, 1)
+			go func() { sent <- push.Send(context.Background(), []byte("y")) }()
+			if err := next(t, "it is sent", sent); err != nil {
+				t.Error(err)
+			}
+		})}
+		return nil
+	})
+	peer := dial(t, zmq4.PULL, push.Endpoint())
+	tell(t, dial(t, zmq4.PUSH, pull.Endpoint()), "x")
+	if m, err := peer.Recv(0); m != "y" || err != nil {
+		t.Errorf("the peer received %q, %v", m, err)
+	}
+	s.ended()
+}
+
 // What a forced end leaves is a backlog wherever it is: in the inbox, or in a socket that the loop has not come to.
 func TestWhatAForcedEndLeavesIsABacklogWhereverItIs(t *testing.T) {
 	t.Parallel()
