@@ -1120,6 +1120,22 @@ func TestPastItsLimitTheDrainWaitsForAPeerThatReads(t *testing.T) {
 	}
 }
 
+// It would be sent when the first one is answered, which nobody would receive any more.
+func TestTheFlushDoesNotWaitForAREQsNextRequest(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t, briefly, WithDrainLimit(100*ms), WithLinger(patience), WithGrace(3*patience))
+	server, at := listen(t, zmq4.ROUTER)
+	req := connected(t, r, zmq4.REQ, at)
+	s := start(t, r, func(context.Context, *Message) error { return nil })
+	must(t, errors.Join(req.Send(t.Context(), []byte("one")), req.Send(t.Context(), []byte("two"))))
+	_, err := server.RecvMessage(0)
+	must(t, err)
+	rep, err := s.end()
+	if e := incomplete(t, err); rep.Sockets[0].Unsent != 1 || phaseOf(rep, Closing) > patience/2 {
+		t.Errorf("Run returned %v, the report is %v", e, rep)
+	}
+}
+
 func TestAREQThatOnceHadToWaitHasItsLingerForItsNextRequest(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t, briefly, WithDrainLimit(100*ms), WithLinger(patience), WithGrace(2*patience))
