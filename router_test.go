@@ -270,6 +270,21 @@ func TestAPeerThatGoesAwayIsUnroutableAlsoWhereItWasHeld(t *testing.T) {
 	}
 }
 
+func TestWhatARouterStillHoldsWhenItsLingerIsOverIsUnsent(t *testing.T) {
+	t.Parallel()
+	const n, size = 400, 64 << 10
+	r := newTestRunner(t, briefly, WithLinger(50*ms))
+	router := lowRouter(t, r)
+	s := start(t, r, fountain(n, size))
+	tell(t, greedy(t, router.Endpoint(), "slow"), "flood")
+	atItsMark(t, router)
+	rep, err := s.end()
+	// Dropped is what waited for more than a second, on a slow machine.
+	if c := rep.Sockets[0]; err == nil || c.Sent+c.Unsent+c.Dropped != n || c.Queued != 0 {
+		t.Errorf("Run returned %v, the report is %v", err, rep)
+	}
+}
+
 // With many peers at their marks, what one holds must not be what another waits for.
 func TestManySlowPeersAreHeldEachOnItsOwn(t *testing.T) {
 	t.Parallel()
