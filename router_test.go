@@ -177,21 +177,26 @@ func TestAPeerIsHeldNoMoreThan64MiB(t *testing.T) {
 
 func TestASlowPeerInTheDrainGetsASecondAndTheRestIsReported(t *testing.T) {
 	t.Parallel()
-	const n, size = 400, 64 << 10
-	r := newTestRunner(t, briefly, WithLinger(1500*ms))
-	router := lowRouter(t, r)
-	s := start(t, r, fountain(n, size))
-	slow := greedy(t, router.Endpoint(), "slow")
-	tell(t, slow, "flood")
-	atItsMark(t, router)
-	asked := time.Now()
-	rep, err := s.end()
-	e := incomplete(t, err)
-	if took := time.Since(asked); took > 3*time.Second {
-		t.Errorf("Run returned after %v", took)
-	}
-	if c := rep.Sockets[0]; c.Dropped+c.Unsent == 0 || c.Sent+c.Dropped+c.Unsent != n || len(e.Sockets) != 1 {
-		t.Errorf("Run returned %v, the report is %v", err, rep)
+	for _, linger := range []time.Duration{1500 * ms, 50 * ms} { // the second is over first, or the linger, with all still held
+		t.Run(linger.String(), func(t *testing.T) {
+			t.Parallel()
+			const n, size = 400, 64 << 10
+			r := newTestRunner(t, briefly, WithLinger(linger))
+			router := lowRouter(t, r)
+			s := start(t, r, fountain(n, size))
+			slow := greedy(t, router.Endpoint(), "slow")
+			tell(t, slow, "flood")
+			atItsMark(t, router)
+			asked := time.Now()
+			rep, err := s.end()
+			e := incomplete(t, err)
+			if took := time.Since(asked); took > 3*time.Second {
+				t.Errorf("Run returned after %v", took)
+			}
+			if c := rep.Sockets[0]; c.Dropped+c.Unsent == 0 || c.Sent+c.Dropped+c.Unsent != n || c.Queued != 0 || len(e.Sockets) != 1 {
+				t.Errorf("Run returned %v, the report is %v", err, rep)
+			}
+		})
 	}
 }
 
@@ -267,21 +272,6 @@ func TestAPeerThatGoesAwayIsUnroutableAlsoWhereItWasHeld(t *testing.T) {
 	until(t, "it is counted", func() bool { return router.report().Queued == 0 })
 	if rep := s.ended().Sockets[0]; rep.Sent+rep.Unroutable != n || rep.Unroutable == 0 {
 		t.Errorf("the report is %v", s.Report())
-	}
-}
-
-func TestWhatARouterStillHoldsWhenItsLingerIsOverIsUnsent(t *testing.T) {
-	t.Parallel()
-	const n, size = 400, 64 << 10
-	r := newTestRunner(t, briefly, WithLinger(50*ms))
-	router := lowRouter(t, r)
-	s := start(t, r, fountain(n, size))
-	tell(t, greedy(t, router.Endpoint(), "slow"), "flood")
-	atItsMark(t, router)
-	rep, err := s.end()
-	// Dropped is what waited for more than a second, on a slow machine.
-	if c := rep.Sockets[0]; err == nil || c.Sent+c.Unsent+c.Dropped != n || c.Queued != 0 {
-		t.Errorf("Run returned %v, the report is %v", err, rep)
 	}
 }
 

@@ -294,14 +294,13 @@ func TestTheSocketThatAuthenticatesIsClosedLastInAForcedEndToo(t *testing.T) {
 	must(t, zap.Bind("tcp://127.0.0.1:*"))
 	zap.Handle(zapHandler(make(chan string, 10), func(string, [][]byte) bool { return true }))
 	server := newKeys(t)
-	asking := make([]*Socket, 300) // it takes a while to close them
-	for i := range asking {
+	var last *Socket
+	for range 300 { // it takes a while to close them
 		var err error
-		asking[i], err = r.NewSocket(zmq4.PUSH)
+		last, err = r.NewSocket(zmq4.PUSH)
 		must(t, err)
-		must(t, asking[i].Raw().ServerAuthCurve("test", server.secret))
+		must(t, last.Raw().ServerAuthCurve("test", server.secret))
 	}
-	last := asking[len(asking)-1]
 	must(t, last.Bind("tcp://127.0.0.1:*"))
 	atZAP, atLast := newStranger(t, zap.Endpoint()), newStranger(t, last.Endpoint())
 	for _, conn := range []stranger{atZAP, atLast} {
